@@ -1,0 +1,77 @@
+"""Weights on disk: a folder with `model.safetensors` and `model.json`, which says what network they fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mae.classifier import Classifier, ClassifierConfig, LinearHead, LinearHeadConfig
+from mae.config import MAEConfig
+from mae.model import MaskedAutoencoder
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "model.json"
+
+Network = MaskedAutoencoder | Classifier | LinearHead
+_FORMATS: dict[str, type[Network]] = {
+    "maeve-mae": MaskedAutoencoder,
+    "maeve-classifier": Classifier,
+    "maeve-head": LinearHead,
+}
+
+
+def save_model(model: Network, folder: Path) -> None:
+    """Write the weights, then the config, each under a temporary name first, so that a reader never sees half a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (name,) = (name for name, kind in _FORMATS.items() if isinstance(model, kind))
+    weights = folder / (WEIGHTS_FILE + ".tmp")
+    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, weights)
+    weights.replace(folder / WEIGHTS_FILE)
+    config = folder / (CONFIG_FILE + ".tmp")
+    config.write_text(json.dumps({"format": name, "config": asdict(model.config)}, indent=2) + "\n")
+    config.replace(folder / CONFIG_FILE)
+
+
+def load_model(folder: Path) -> Network:
+    """Read what `save_model` wrote, on the CPU, in evaluation mode.
+
+    Raises FileNotFoundError where a file is missing and ValueError where one is not what it should be.
+    """
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has no {name}; is it the --out of a finished training run?")
+    try:
+        document = json.loads((folder / CONFIG_FILE).read_text())
+        model = _build(document["format"], document["config"])
+        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError, RuntimeError) as e:
+        raise ValueError(f"{folder} does not hold weights that this version reads: {e}") from e
+    return model.eval()
+
+
+def load_mae(folder: Path) -> MaskedAutoencoder:
+    """`load_model`, for a pre-trained network only. Raises ValueError for another kind."""
+    model = load_model(folder)
+    if not isinstance(model, MaskedAutoencoder):
+        raise ValueError(f"{folder} holds a {type(model).__name__}, not a pre-trained Masked Autoencoder")
+    return model
+
+
+def _build(name: str, fields: dict[str, Any]) -> Network:
+    if name not in _FORMATS:
+        raise ValueError(f"unknown format {name!r}; known: {', '.join(_FORMATS)}")
+    if name == "maeve-mae":
+        return MaskedAutoencoder(_mae_config(fields))
+    if name == "maeve-classifier":
+        return Classifier(ClassifierConfig(**{**fields, "encoder": _mae_config(fields["encoder"])}))
+    return LinearHead(LinearHeadConfig(**{**fields, "inputs": tuple(fields["inputs"])}))
+
+
+def _mae_config(fields: dict[str, Any]) -> MAEConfig:
+    """JSON knows no tuples."""
+    return MAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
