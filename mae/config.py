@@ -13,6 +13,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+_COUNTS = ("patch_size", "channels", "dim", "depth", "heads", "decoder_dim", "decoder_depth", "decoder_heads")
+
+
 @dataclass(frozen=True, kw_only=True)
 class MAEConfig:
     """Encoder, decoder and training target of a Masked Autoencoder; the defaults are the paper's ViT-Base.
@@ -37,16 +40,7 @@ class MAEConfig:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        for name in (
-            "patch_size",
-            "channels",
-            "dim",
-            "depth",
-            "heads",
-            "decoder_dim",
-            "decoder_depth",
-            "decoder_heads",
-        ):
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
         if any(side < self.patch_size or side % self.patch_size for side in self.image_size):
@@ -95,7 +89,7 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
 
 
 def preset(name: PresetName, **overrides: Any) -> MAEConfig:
-    """A named encoder width and depth, with any field of MAEConfig overridden. Raises ValueError for an unknown name."""
+    """A named encoder width and depth, any field of MAEConfig overridden. Raises ValueError for an unknown name."""
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
     return MAEConfig(**{**PRESETS[name], **overrides})

@@ -151,11 +151,11 @@ class MaskedAutoencoder(nn.Module):
         return MAEOutput(self.loss(patches, pred, masking.mask), pred, latent)
 
     def target(self, patches: Tensor) -> Tensor:
-        """What `pred` should equal: normalised pixels [N, L, P*P*C], standardised per patch where the config says so."""
+        """What `pred` should equal: normalised pixels [N, L, P*P*C], standardised per patch if the config says so."""
         return standardize_patches(patches) if self.config.target == "normalized" else patches
 
     def loss(self, patches: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
-        """Mean over the removed patches (mask = 1) of the mean squared or absolute error in each; over all, if none is."""
+        """The mean squared or absolute error within a patch, averaged over the removed patches; over all if none is."""
         error = pred.float() - self.target(patches.float())  # [N, L, P*P*C]
         per_patch = (error.square() if self.config.loss == "mse" else error.abs()).mean(dim=-1)  # [N, L]
         weights = torch.where(mask.any(), mask, torch.ones_like(mask))

@@ -26,7 +26,7 @@ _FORMATS: dict[str, type[Network]] = {
 
 
 def save_model(model: Network, folder: Path) -> None:
-    """Write the weights, then the config, each under a temporary name first, so that a reader never sees half a file."""
+    """Write weights and config, each under a temporary name first, so that a reader never sees half a file."""
     folder.mkdir(parents=True, exist_ok=True)
     (name,) = (name for name, kind in _FORMATS.items() if isinstance(model, kind))
     weights = folder / (WEIGHTS_FILE + ".tmp")
@@ -74,4 +74,5 @@ def _build(name: str, fields: dict[str, Any]) -> Network:
 
 def _mae_config(fields: dict[str, Any]) -> MAEConfig:
     """JSON knows no tuples."""
-    return MAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return MAEConfig(**values)
