@@ -1,0 +1,27 @@
+"""`labels.json`: class names in the order of the logits, as a JSON list."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from bundle.errors import BundleError
+
+
+def write_labels(path: Path, labels: Sequence[str]) -> None:
+    """ValueError if there is none. Names may repeat: ImageNet has two cranes."""
+    if not labels:
+        raise ValueError("labels must name at least one class")
+    path.write_text(json.dumps(list(labels), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """BundleError if the file is missing or not a list of strings."""
+    try:
+        labels = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise BundleError(f"{path}: cannot read the labels: {e}") from e
+    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+        raise BundleError(f"{path}: labels must be a JSON list of at least one string")
+    return tuple(labels)

@@ -1,0 +1,199 @@
+"""Bundles on disk: a folder appears whole or not at all, and is believed only after every byte has been checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from bundle.digest import file_sha256, manifest_digest
+from bundle.errors import BundleError
+from bundle.labels import read_labels
+from bundle.manifest import GOLDEN_FILE, LABELS_FILE, MANIFEST_FILE, SCHEMA_VERSION, GraphName, Manifest, Precision
+
+_EXPORT_AGAIN = "export it again, or fetch another copy"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle. `labels`: class names in the order of the logits, None where nothing classifies."""
+
+    path: Path
+    manifest: Manifest
+    labels: tuple[str, ...] | None
+
+    def graph_file(self, graph: GraphName, precision: Precision = "fp32") -> Path:
+        """BundleError if the bundle has no such graph or not in this precision."""
+        spec = self.manifest.graphs.get(graph)
+        if spec is None:
+            raise BundleError(f"{self.path}: no {graph} graph; there are {', '.join(self.manifest.graphs)}")
+        if precision not in spec.files:
+            raise BundleError(f"{self.path}: no {precision} {graph} graph; there are {', '.join(spec.files)}")
+        return self.path / spec.files[precision]
+
+    def golden(self) -> dict[str, NDArray[Any]]:
+        """Inputs and fp32 outputs of every graph, under "<graph>.in.<name>" and "<graph>.out.<name>".
+
+        BundleError if the bundle carries none.
+        """
+        if GOLDEN_FILE not in self.manifest.files:
+            raise BundleError(f"{self.path}: no {GOLDEN_FILE}; {_EXPORT_AGAIN}")
+        with np.load(self.path / GOLDEN_FILE, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read and verify a bundle: the schema, every file's sha256, the digest, the labels.
+
+    BundleError, saying what is wrong and what to do, for anything but a bundle exactly as it was written.
+    """
+    manifest = _read_manifest(path)
+    for name, sha256 in manifest.files.items():
+        try:
+            actual = file_sha256(path / name)
+        except OSError as e:
+            raise BundleError(f"{path}: cannot read {name}: {e.strerror}; {_EXPORT_AGAIN}") from e
+        if actual != sha256:
+            raise BundleError(f"{path}: {name} was altered or damaged (sha256 differs); {_EXPORT_AGAIN}")
+    return Bundle(path, manifest, _labels(path, manifest))
+
+
+def write_bundle(
+    out: Path, fields: Mapping[str, Any], files: Mapping[str, Path | bytes], *, overwrite: bool = False
+) -> Bundle:
+    """Write a bundle to `out` and return it, verified.
+
+    `fields`: the Manifest's, save `files` and `digest`, which are computed; `created_at` defaults to now. `files`: name
+    in the bundle -> a file to copy, or its content. All is staged in a hidden folder beside `out`, flushed to disk and
+    renamed, so a crash leaves no half bundle. An existing `out` is refused; with `overwrite` it is replaced if it is a
+    bundle.
+
+    BundleError if `out` exists or cannot be written, or if fields and files do not make a bundle.
+    """
+    out = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a link that is to be replaced
+    _refuse_existing(out, overwrite)
+    staging = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging.mkdir()
+        try:
+            _fill(staging, fields, files)
+            bundle = load_bundle(staging)
+            _put_in_place(staging, out)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as e:
+        raise BundleError(f"cannot write {out}: {e.strerror or e}; choose another place") from e
+    return replace(bundle, path=out)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    file = path / MANIFEST_FILE
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST_FILE}; python -m export writes one") from e
+    except (OSError, ValueError) as e:
+        raise BundleError(f"{file}: cannot be read: {e}; {_EXPORT_AGAIN}") from e
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise BundleError(
+            f"{file}: schema {version} is newer than {SCHEMA_VERSION}, the newest known here; update Maeve"
+        )
+    try:
+        manifest = Manifest.model_validate(raw)
+    except ValidationError as e:
+        raise BundleError(f"{file}: {_describe(e)}; {_EXPORT_AGAIN}") from e
+    if manifest_digest(raw) != manifest.digest:
+        raise BundleError(f"{file}: was altered or damaged (its digest does not hold); {_EXPORT_AGAIN}")
+    return manifest
+
+
+def _labels(path: Path, manifest: Manifest) -> tuple[str, ...] | None:
+    if manifest.num_classes is None:
+        return None
+    labels = read_labels(path / LABELS_FILE) if LABELS_FILE in manifest.files else ()
+    if len(labels) != manifest.num_classes:
+        raise BundleError(
+            f"{path}: {manifest.num_classes} classes but {len(labels)} names in {LABELS_FILE}; {_EXPORT_AGAIN}"
+        )
+    return labels
+
+
+def _describe(error: ValidationError) -> str:
+    """One line: where, and what. Pydantic's own text takes a line per error and a link."""
+    parts = (f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors(include_url=False))
+    return "; ".join(parts)
+
+
+def _refuse_existing(out: Path, overwrite: bool) -> None:
+    if not os.path.lexists(out):
+        return
+    if not overwrite:
+        raise BundleError(f"{out} exists; choose another place, or ask to overwrite it")
+    if not (out / MANIFEST_FILE).is_file():
+        raise BundleError(f"{out} exists and is not a bundle; it is left alone, choose another place")
+
+
+def _fill(staging: Path, fields: Mapping[str, Any], files: Mapping[str, Path | bytes]) -> None:
+    """Copy the files, then write the manifest that describes them, each flushed to disk."""
+    draft = {
+        "created_at": datetime.now(UTC).replace(microsecond=0),
+        **fields,
+        "files": dict.fromkeys(files, "0" * 64),
+        "digest": "0" * 64,
+    }
+    try:
+        manifest = Manifest.model_validate(draft)  # before any file is written: this checks their names
+    except ValidationError as e:
+        raise BundleError(f"not a bundle: {_describe(e)}") from e
+    for name, content in files.items():
+        if isinstance(content, Path):
+            shutil.copyfile(content, staging / name)
+        else:
+            (staging / name).write_bytes(content)
+        _fsync(staging / name)
+    raw = manifest.model_dump(mode="json")
+    raw["files"] = {name: file_sha256(staging / name) for name in sorted(files)}
+    raw["digest"] = manifest_digest(raw)
+    text = json.dumps(raw, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    (staging / MANIFEST_FILE).write_text(text, encoding="utf-8")
+    _fsync(staging / MANIFEST_FILE)
+    _fsync(staging)
+
+
+def _put_in_place(staging: Path, out: Path) -> None:
+    """Rename, then delete the old: there is an instant without a bundle at `out`, never one with half of it."""
+    if os.path.lexists(out):
+        old = staging.with_suffix(".old")
+        out.rename(old)
+        try:
+            staging.rename(out)
+        except OSError:
+            old.rename(out)
+            raise
+        if old.is_symlink():
+            old.unlink()
+        else:
+            shutil.rmtree(old)
+    else:
+        staging.rename(out)
+    _fsync(out.parent)
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,33 @@
+"""The seam that every engine fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from bundle.manifest import GraphName, Precision
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Runtime(Protocol):
+    """Runs the graphs of one bundle. `run` may be called from `lanes` threads at once."""
+
+    name: str  # "onnxruntime", "fake", ...
+    device: str  # "cpu", "cuda:0"
+    precision: Precision
+    lanes: int  # how many calls may run at once: CPU cores in use, or 1 for a GPU
+    max_batch: int  # images per call that the device likes best; 1 on a CPU, where batching gains nothing
+
+    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Run one graph. Inputs and outputs are those that the manifest lists, by name; N is the first axis of each.
+
+        InferenceError if the graph fails; ValueError if the inputs are not the manifest's.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the device. Idempotent; no `run` may follow."""
+        ...

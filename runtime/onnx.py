@@ -1,0 +1,79 @@
+"""ONNX Runtime on the CPU.
+
+One session per graph, one thread per call, as many calls at once as there are cores: on CPUs, lanes of single threads
+beat one session with more threads, and batches gain nothing. ONNX Runtime lets threads share a session and its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from bundle.errors import InferenceError, RuntimeUnavailable
+from bundle.manifest import GraphName, Precision
+from bundle.store import Bundle
+from runtime.base import Arrays
+from runtime.cores import usable_cores
+from runtime.specs import check_inputs
+
+_SEVERITY_ERROR = 3  # ONNX Runtime's scale: 2 would print its warnings about the machine on every start
+
+
+class OnnxRuntime:
+    """Every graph of the bundle, loaded. `lanes`: calls at once; None takes every usable core.
+
+    BundleError if a graph does not come in this precision, RuntimeUnavailable if ONNX Runtime cannot load one.
+    """
+
+    name = "onnxruntime"
+    device = "cpu"
+    max_batch = 1
+
+    def __init__(self, bundle: Bundle, precision: Precision = "fp32", lanes: int | None = None) -> None:
+        if lanes is not None and lanes < 1:
+            raise ValueError(f"lanes must be at least 1, got {lanes}")
+        self.precision = precision
+        self.lanes = usable_cores() if lanes is None else lanes
+        self._specs = bundle.manifest.graphs
+        self._sessions = {graph: load_session(bundle.graph_file(graph, precision)) for graph in self._specs}
+
+    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        """As Runtime.run; a closed runtime raises InferenceError."""
+        session = self._sessions.get(graph)
+        if session is None:
+            raise InferenceError(f"{graph}: not loaded; there are {', '.join(self._sessions) or 'none, it is closed'}")
+        spec = self._specs[graph]
+        check_inputs(spec, inputs)
+        names = [tensor.name for tensor in spec.outputs]
+        try:
+            outputs = session.run(names, dict(inputs))
+        except Exception as e:  # ONNX Runtime's errors share no base class of their own
+            raise InferenceError(f"{graph}: {e}") from e
+        return dict(zip(names, outputs, strict=True))
+
+    def close(self) -> None:
+        self._sessions = {}
+
+
+def load_session(model: Path | bytes) -> ort.InferenceSession:
+    """A session, from a file or from its content, whose calls use the caller's thread alone.
+
+    RuntimeUnavailable if ONNX Runtime refuses the graph.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _SEVERITY_ERROR
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(
+            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as e:  # as above
+        name = "the graph" if isinstance(model, bytes) else str(model)
+        raise RuntimeUnavailable(f"ONNX Runtime cannot load {name}: {e}") from e
