@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, JpegImagePlugin
+from PIL import ExifTags, Image, ImageFile, JpegImagePlugin
 
 from bundle.errors import InvalidInput, TooLarge, UnsupportedMedia
 from bundle.manifest import Preprocess, Size
 
-# 50 megapixels: 150 MB once decoded to RGB, and the largest common cameras. Pillow itself refuses above 178 megapixels.
+# 50 megapixels: the largest common cameras, and 150 MB once decoded to RGB.
 MAX_PIXELS: Final = 50_000_000
 
 MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's mode
@@ -100,7 +100,11 @@ def decode_image(
     """
     if channels not in MODES:
         raise ValueError(f"channels must be one of {sorted(MODES)}, got {channels}")
-    image = _open(data, max_pixels, index)
+    image = _open(data, index)
+    if image.width * image.height > max_pixels:
+        raise TooLarge(
+            f"image {index} has {image.width} x {image.height} pixels, more than {max_pixels} in all", index=index
+        )
     try:
         if target is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
             height, width = target if _orientation(image) < 5 else target[::-1]
@@ -115,28 +119,30 @@ def decode_image(
         raise InvalidInput(f"image {index} is truncated or corrupt: {e}", index=index) from e
 
 
-def _open(data: bytes, max_pixels: int, index: int) -> Image.Image:
+def image_size(data: bytes, *, index: int = 0) -> Size:
+    """(height, width) in pixels, upright, from the header alone: nothing is decoded. Errors as `decode_image`."""
+    image = _open(data, index)
+    # Only a JPEG is sure to keep its EXIF before the pixels, so only there does reading it cost nothing.
+    turned = isinstance(image, JpegImagePlugin.JpegImageFile) and _orientation(image) >= 5
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _open(data: bytes, index: int) -> ImageFile.ImageFile:
     """Read the header alone."""
     if not data:
         raise InvalidInput(f"image {index} is empty", index=index)
     name = sniff_format(data)
     if name is None:
-        raise UnsupportedMedia(
-            f"image {index} is not an image of a type that is read: {', '.join(FORMATS)}", index=index
-        )
+        raise UnsupportedMedia(f"image {index} is none of the types that are read: {', '.join(FORMATS)}", index=index)
+    Image.init()
+    # Not Image.open: it holds pixels against a global limit of its own, which warns or raises by the process's settings.
+    opener, _ = Image.OPEN[name]
     try:
-        image = Image.open(io.BytesIO(data), formats=(name,))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:  # Pillow's own, wider limit
-        raise TooLarge(f"image {index} has too many pixels to be opened", index=index) from e
+        return opener(io.BytesIO(data), "")
     except Exception as e:  # as above
         raise InvalidInput(
-            f"image {index} is not a readable {name}: its header is truncated or corrupt", index=index
+            f"image {index} is no readable {name}: its header is truncated or corrupt", index=index
         ) from e
-    if image.width * image.height > max_pixels:
-        raise TooLarge(
-            f"image {index} has {image.width} x {image.height} pixels, more than {max_pixels} in all", index=index
-        )
-    return image
 
 
 def sniff_format(data: bytes) -> str | None:
