@@ -135,13 +135,13 @@ def _open(data: bytes, index: int) -> ImageFile.ImageFile:
     if name is None:
         raise UnsupportedMedia(f"image {index} is none of the types that are read: {', '.join(FORMATS)}", index=index)
     Image.init()
-    # Not Image.open: it holds pixels against a global limit of its own, which warns or raises by the process's settings.
+    # Not Image.open: it holds the size against a limit of its own, which warns or raises by the process's settings.
     opener, _ = Image.OPEN[name]
     try:
         return opener(io.BytesIO(data), "")
     except Exception as e:  # as above
         raise InvalidInput(
-            f"image {index} is no readable {name}: its header is truncated or corrupt", index=index
+            f"image {index} is no readable {name}: its header is damaged or cut short", index=index
         ) from e
 
 
