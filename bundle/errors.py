@@ -53,5 +53,9 @@ class InferenceError(MaeveError):
     """A graph failed on these inputs; others may still succeed. Where it was a batch, a part of it may be to blame."""
 
 
+class OutOfMemory(InferenceError):
+    """The device's memory does not hold a call of this size; a smaller one may fit."""
+
+
 class CacheError(MaeveError):
     """The cache did not answer. Costs speed, never a request."""

@@ -8,6 +8,7 @@ arrays [H, W, C].
 from __future__ import annotations
 
 import io
+import struct
 from typing import Any, Final
 
 import numpy as np
@@ -68,7 +69,8 @@ def preprocess_image(image: Image.Image, spec: Preprocess) -> NDArray[np.uint8]:
     """
     height, width = spec.resize
     scale = min(image.width / width, image.height / height)  # pixels of the image per pixel of the result
-    left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
+    # One of the two is 0, but for its rounding, which Pillow must not see below 0.
+    left, top = max(0, image.width - width * scale) / 2, max(0, image.height - height * scale) / 2
     box = (left, top, image.width - left, image.height - top)
     resized = image.resize((width, height), _RESAMPLING[spec.interpolation], box=box)
     pixels = np.asarray(resized, dtype=np.uint8).reshape(height, width, -1)  # [H, W, C]
@@ -100,11 +102,7 @@ def decode_image(
     """
     if channels not in MODES:
         raise ValueError(f"channels must be one of {sorted(MODES)}, got {channels}")
-    image = _open(data, index)
-    if image.width * image.height > max_pixels:
-        raise TooLarge(
-            f"image {index} has {image.width} x {image.height} pixels, more than {max_pixels} in all", index=index
-        )
+    image = _open(data, max_pixels, index)
     try:
         if target is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
             height, width = target if _orientation(image) < 5 else target[::-1]
@@ -121,28 +119,39 @@ def decode_image(
 
 def image_size(data: bytes, *, index: int = 0) -> Size:
     """(height, width) in pixels, upright, from the header alone: nothing is decoded. Errors as `decode_image`."""
-    image = _open(data, index)
+    image = _open(data, None, index)
     # Only a JPEG is sure to keep its EXIF before the pixels, so only there does reading it cost nothing.
     turned = isinstance(image, JpegImagePlugin.JpegImageFile) and _orientation(image) >= 5
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def _open(data: bytes, index: int) -> ImageFile.ImageFile:
-    """Read the header alone."""
+def _open(data: bytes, max_pixels: int | None, index: int) -> ImageFile.ImageFile:
+    """Read the header alone, and hold the size that it declares against the limit."""
     if not data:
         raise InvalidInput(f"image {index} is empty", index=index)
     name = sniff_format(data)
     if name is None:
         raise UnsupportedMedia(f"image {index} is none of the types that are read: {', '.join(FORMATS)}", index=index)
+    if name == "PNG" and data[12:16] == b"IHDR" and len(data) >= 24:
+        # Pillow opens a PNG only up to its pixels, through chunks of any length; the size stands before them all.
+        width, height = struct.unpack_from(">II", data, 16)
+        _check_pixels(width, height, max_pixels, index)
     Image.init()
     # Not Image.open: it holds the size against a limit of its own, which warns or raises by the process's settings.
     opener, _ = Image.OPEN[name]
     try:
-        return opener(io.BytesIO(data), "")
+        image = opener(io.BytesIO(data), "")
     except Exception as e:  # as above
         raise InvalidInput(
-            f"image {index} is no readable {name}: its header is damaged or cut short", index=index
+            f"image {index} is no readable {name}: its header is broken or cut short", index=index
         ) from e
+    _check_pixels(image.width, image.height, max_pixels, index)
+    return image
+
+
+def _check_pixels(width: int, height: int, max_pixels: int | None, index: int) -> None:
+    if max_pixels is not None and width * height > max_pixels:
+        raise TooLarge(f"image {index} has {width} x {height} pixels, more than {max_pixels} in all", index=index)
 
 
 def sniff_format(data: bytes) -> str | None:
