@@ -1,0 +1,89 @@
+"""Random resized crop and flip for a whole batch on its device, as two batched matrix products.
+
+A separable resize is linear in each axis, so crop, antialiased bicubic resize and flip of one image are one pair of
+matrices: out = A_y x A_x^T. Letters: B images, C channels, H x W pixels in, h x w pixels out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_BICUBIC_A = -0.5  # Keys 1981; Pillow's choice
+_TRIES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropConfig:
+    """scale: range of the crop's share of the image's area; ratio: range of its width over height."""
+
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"crop.scale must be an increasing range within (0, 1], got {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"crop.ratio must be an increasing range above 0, got {self.ratio}")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"crop.flip must lie in 0..1, got {self.flip}")
+
+
+def random_resized_crop(
+    pixels: Tensor, size: tuple[int, int], config: CropConfig, generator: torch.Generator
+) -> Tensor:
+    """u8 [B, C, H, W] -> f32 [B, C, h, w] in 0..255: a random crop of each image, resized to `size`, perhaps flipped."""
+    boxes = random_boxes(pixels.shape[0], (pixels.shape[2], pixels.shape[3]), config, generator)  # [B, 4]
+    flip = torch.rand(pixels.shape[0], generator=generator, device=generator.device) < config.flip  # [B]
+    return crop_and_resize(pixels, boxes, flip, size)
+
+
+def random_boxes(num: int, image_size: tuple[int, int], config: CropConfig, generator: torch.Generator) -> Tensor:
+    """f32 [B, 4] of (top, left, height, width) in pixels; the first of ten draws that fits, else the whole image."""
+    height, width = image_size
+    uniform = torch.rand(4, num, _TRIES, generator=generator, device=generator.device)
+    area = height * width * (config.scale[0] + (config.scale[1] - config.scale[0]) * uniform[0])
+    low, high = torch.tensor(config.ratio).log().tolist()
+    ratio = (low + (high - low) * uniform[1]).exp()
+    w, h = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()  # [B, tries]
+    fits = (w >= 1) & (h >= 1) & (w <= width) & (h <= height)
+    top = (uniform[2] * (height - h + 1)).floor()
+    left = (uniform[3] * (width - w + 1)).floor()
+    first = fits.float().argmax(dim=1, keepdim=True)  # [B, 1]
+    boxes = torch.stack([top, left, h, w], dim=2).gather(1, first[:, :, None].expand(-1, -1, 4))[:, 0]  # [B, 4]
+    whole = torch.tensor([0.0, 0.0, height, width], device=boxes.device)
+    return torch.where(fits.any(dim=1, keepdim=True), boxes, whole)
+
+
+def crop_and_resize(pixels: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:
+    """u8 [B, C, H, W], boxes f32 [B, 4] (top, left, height, width), flip bool [B] -> f32 [B, C, h, w] in 0..255.
+
+    Equals Pillow's `resize(size, BICUBIC, box=...)` but for its rounding to whole values between and after the two axes.
+    """
+    a_y = resize_matrix(boxes[:, 0], boxes[:, 2], pixels.shape[2], size[0])  # [B, h, H]
+    a_x = resize_matrix(boxes[:, 1], boxes[:, 3], pixels.shape[3], size[1])  # [B, w, W]
+    a_x = torch.where(flip[:, None, None], a_x.flip(1), a_x)
+    x = pixels.float() @ a_x.mT[:, None]  # [B, C, H, w]
+    return (a_y[:, None] @ x).clamp_(0, 255)  # [B, C, h, w]
+
+
+def resize_matrix(start: Tensor, length: Tensor, size_in: int, size_out: int) -> Tensor:
+    """Antialiased bicubic weights f32 [B, out, in] that resample [start, start + length) of each row to `size_out` values.
+
+    start, length: f32 [B] in pixels. The kernel widens with the reduction, as in Pillow, and is cut at the image's edge.
+    """
+    scale = (length / size_out)[:, None, None]  # [B, 1, 1]
+    centers = start[:, None, None] + (torch.arange(size_out, device=start.device)[:, None] + 0.5) * scale  # [B, out, 1]
+    distance = (torch.arange(size_in, device=start.device) + 0.5 - centers) / scale.clamp(min=1)  # [B, out, in]
+    weights = _bicubic(distance.abs())
+    return weights / weights.sum(dim=2, keepdim=True)
+
+
+def _bicubic(x: Tensor) -> Tensor:
+    a = _BICUBIC_A
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))

@@ -1,0 +1,84 @@
+"""From what --data names to a packed set, and to the part of it that a run uses."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bundle.preprocess import center_crop
+from training.errors import TrainingError
+from training.pack import pack
+from training.packed import NO_LABEL, PACK_FILE, PackedDataset
+
+Ids = NDArray[np.int64]
+
+
+def open_data(data: Path, cache: Path, *, size: tuple[int, int] | None = None, channels: int = 3) -> PackedDataset:
+    """A packed folder as it is; images and Parquet are packed into `cache` first, or found there from an earlier start."""
+    if (data / PACK_FILE).is_file():
+        packed = PackedDataset(data)
+    elif (cache / PACK_FILE).is_file():
+        packed = PackedDataset(cache)
+        if packed.info.source != str(data):
+            raise TrainingError(f"{cache} was packed from {packed.info.source}, not {data}; remove it to pack again")
+    else:
+        packed = pack(data, cache, size=size, channels=channels)
+    info = packed.info
+    if info.num_corrupt:
+        print(f"{info.num_corrupt} of the images could not be read, see {packed.folder}/corrupt.jsonl", file=sys.stderr)
+    if size is not None and info.size != size:
+        raise TrainingError(
+            f"{packed.folder} holds images of {info.size}, {size} are needed; pack with --size {size[0]}"
+        )
+    return packed
+
+
+def center_batch(packed: PackedDataset, ids: Ids, size: tuple[int, int], device: torch.device) -> Tensor:
+    """What evaluation sees: the centres of these images, u8 [N, C, H, W], the very pixels that the service would make.
+
+    Raises TrainingError where the set was packed smaller than `size`.
+    """
+    if packed.info.size[0] < size[0] or packed.info.size[1] < size[1]:
+        raise TrainingError(f"{packed.folder} holds images of {packed.info.size}, smaller than the network's {size}")
+    pixels = np.ascontiguousarray(center_crop(packed.pixels(ids), size))
+    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
+
+
+def require_classes(packed: PackedDataset) -> tuple[str, ...]:
+    """The class names. Raises TrainingError unless every image has a label of at least two classes."""
+    classes = packed.info.classes
+    if classes is None or len(classes) < 2:
+        raise TrainingError(f"{packed.info.source} has no labels: use one sub-folder per class, or a column 'label'")
+    if (missing := int((packed.labels == NO_LABEL).sum())) > 0:
+        raise TrainingError(f"{missing} images of {packed.info.source} have no label; give every image one")
+    return classes
+
+
+def labeled_subset(labels: Ids, fraction: float, rng: np.random.Generator) -> Ids:
+    """A random share of each class, at least one image of each: sorted i64 ids."""
+    if not 0 < fraction <= 1:
+        raise ValueError(f"--label-fraction must lie in (0, 1], got {fraction}")
+    chosen = []
+    for label in np.unique(labels):
+        ids = np.flatnonzero(labels == label)
+        chosen.append(rng.permutation(ids)[: max(1, round(fraction * len(ids)))])
+    return np.sort(np.concatenate(chosen))
+
+
+def split_validation(labels: Ids, ids: Ids, fraction: float, rng: np.random.Generator) -> tuple[Ids, Ids]:
+    """(training, validation): a share of each class is held out; a class with a single image stays in training."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"--val-fraction must lie between 0 and 1, got {fraction}")
+    held_out = []
+    for label in np.unique(labels[ids]):
+        own = rng.permutation(ids[labels[ids] == label])
+        held_out.append(own[: min(len(own) - 1, max(1, round(fraction * len(own))))])
+    validation = np.sort(np.concatenate(held_out))
+    if len(validation) == 0:
+        raise TrainingError("no class has two images, so none can be held out for validation; label more images")
+    return np.setdiff1d(ids, validation), validation

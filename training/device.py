@@ -1,0 +1,39 @@
+"""Which device and precision a run uses."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from training.errors import TrainingError
+
+PrecisionName = Literal["auto", "bf16", "fp32"]
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`: the GPU if there is one. Raises TrainingError for a device that is not there; never falls back in silence."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as e:
+        raise TrainingError(f"--device {name!r} is not a device; use cpu or cuda") from e
+    if device.type not in ("cpu", "cuda"):
+        raise TrainingError(f"--device {name!r} is not supported; use cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise TrainingError(f"--device {name}: no GPU is visible to this installation of torch {torch.__version__}")
+    return device
+
+
+def autocast(device: torch.device, precision: PrecisionName) -> torch.autocast:
+    """bf16 autocast where asked for or, under `auto`, where the hardware multiplies bf16; elsewhere a no-op."""
+    enabled = precision == "bf16" or (precision == "auto" and has_bf16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Emulated bf16 is many times slower than fp32, so it does not count."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # type: ignore[no-any-return,attr-defined,unused-ignore]

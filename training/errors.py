@@ -1,0 +1,31 @@
+"""Errors that end a training command with one line instead of a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from bundle.errors import MaeveError
+
+EXIT_USAGE = 2
+EXIT_TERMINATED = 143  # 128 + SIGTERM, what schedulers expect of a job that stopped when told to
+
+
+class TrainingError(MaeveError):
+    """The data, the configuration or the run folder does not allow the command; the message says what to do."""
+
+
+class Terminated(MaeveError):
+    """SIGTERM or SIGINT arrived, and the state is saved."""
+
+
+def run_command(command: Callable[[], None]) -> None:
+    """Run a command's main function; a foreseen error becomes one line on stderr and exit status 2."""
+    try:
+        command()
+    except Terminated as e:
+        print(e, file=sys.stderr)
+        sys.exit(EXIT_TERMINATED)
+    except (MaeveError, ValueError, OSError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)

@@ -1,0 +1,146 @@
+"""The one training loop: learning rate, step, log, checkpoint, stop on SIGTERM, resume.
+
+Everything random in a step is a function of (seed, step), so a resumed run does bit for bit what the uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.errors import Terminated, TrainingError
+from training.optim import Schedule, set_lr
+from training.progress import Bar, track
+from training.run import Run
+
+LOG_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """steps_per_epoch and batch_size describe the data; checkpoint_minutes: time between two saved states."""
+
+    seed: int
+    batch_size: int
+    steps_per_epoch: int
+    checkpoint_minutes: float
+    name: str
+
+
+def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
+    """The source of everything random in one step."""
+    (state,) = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
+
+
+def train(
+    run: Run,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    config: LoopConfig,
+    *,
+    loss_of: Callable[[int], Tensor],
+    after_epoch: Callable[[int], Mapping[str, float]],
+) -> None:
+    """Run every step that is not behind us yet. loss_of: step -> scalar loss; after_epoch: epochs done -> metrics to log.
+
+    Raises Terminated after SIGTERM or SIGINT, with the state saved, and TrainingError where the loss is no longer finite.
+    """
+    first = _restore(run, model, optimizer)
+    meter = _Meter(first)
+    saved_at = time.monotonic()
+    with track(config.name, schedule.total_steps, done=first) as bar, _stop_signals() as stopped:
+        for step in range(first, schedule.total_steps):
+            # Drop path and the like draw from the global generator.
+            torch.manual_seed(step_generator(config.seed, step, torch.device("cpu")).initial_seed())
+            set_lr(optimizer, schedule.lr(step))
+            loss = loss_of(step)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+            done = step + 1
+            _log(run, bar, meter, schedule, config, done, loss)
+            if done % config.steps_per_epoch == 0:
+                metrics = after_epoch(done // config.steps_per_epoch)
+                run.log({"step": done, "epoch": done // config.steps_per_epoch, **metrics})
+            if stopped() or time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
+                _save(run, model, optimizer, done)
+                saved_at = time.monotonic()
+            if stopped():
+                raise Terminated(f"stopped at step {done}; the state is saved, go on with --resume")
+    _save(run, model, optimizer, schedule.total_steps)
+
+
+class _Meter:
+    """The loss and the speed since the last log row, without waiting for the device at every step."""
+
+    def __init__(self, step: int) -> None:
+        self.reset(step)
+
+    def reset(self, step: int) -> None:
+        self.since, self.step, self.losses = time.monotonic(), step, list[Tensor]()
+
+    def mean_loss(self) -> float:
+        return float(torch.stack(self.losses).mean())
+
+
+def _log(run: Run, bar: Bar, meter: _Meter, schedule: Schedule, config: LoopConfig, done: int, loss: Tensor) -> None:
+    """Count the step; now and then, and after the last one, write a row."""
+    meter.losses.append(loss.detach())
+    elapsed = time.monotonic() - meter.since
+    if elapsed < LOG_EVERY_S and done < schedule.total_steps:
+        bar.advance(note="")
+        return
+    mean = meter.mean_loss()
+    if not math.isfinite(mean):
+        raise TrainingError(f"the loss is {mean} by step {done}: lower --blr or raise --warmup-epochs, then --resume")
+    speed = (done - meter.step) * config.batch_size / max(elapsed, 1e-9)
+    epoch = done / config.steps_per_epoch
+    run.log({"step": done, "epoch": epoch, "loss": mean, "lr": schedule.lr(done - 1), "images_per_s": speed})
+    bar.advance(note=f"epoch {epoch:.2f}  loss {mean:.4f}  {speed:,.0f} img/s")
+    meter.reset(done)
+
+
+def _save(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    run.save_state({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+
+
+def _restore(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Load the last state, if there is one; the step to go on with."""
+    state: dict[str, Any] | None = run.load_state()
+    if state is None:
+        return 0
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (KeyError, ValueError, RuntimeError) as e:
+        raise TrainingError(f"{run.out} holds the checkpoint of another network: {e}") from e
+    return int(state["step"])
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM or SIGINT has arrived; a second one acts as it would have without us."""
+    arrived: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        arrived.append(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(arrived)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,172 @@
+"""python -m training.pack: decode once, keep uint8 pixels of one size in shards, and report what could not be read."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from bundle.errors import InvalidInput
+from bundle.manifest import Preprocess
+from bundle.preprocess import image_size, preprocess
+from training.errors import TrainingError, run_command
+from training.packed import CORRUPT_FILE, LABELS_FILE, NO_LABEL, PACK_FILE, PackedDataset, PackInfo
+from training.progress import track
+from training.recipes import choose_recipe
+from training.sources import Sample, Source, open_source
+
+_CHUNK = 256  # images in flight
+_SHARD_BYTES = 512 * 2**20
+_MAX_PIXELS = 500_000_000  # one's own files may be larger than what a service accepts from strangers
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackConfig:
+    """Pack a folder of images or Parquet files into shards of uint8 pixels."""
+
+    data: Path
+    """A folder of images (sub-folders are classes), a .parquet file, or a folder of them."""
+    out: Path
+    """The folder to write."""
+    size: int | None = None
+    """Side in pixels: an image is scaled to cover a square of it, then cut from the centre. Default: by the images' size."""
+    width: int | None = None
+    """Width in pixels, where it differs from the height, which is then --size."""
+    channels: Literal[1, 3, 4] = 3
+    """1 = grey, 3 = RGB, 4 = RGBA."""
+
+
+@dataclass
+class _Statistics:
+    """Running sums of u8 pixels, exact in 64-bit integers."""
+
+    channels: int
+    count: int = 0
+    total: NDArray[np.uint64] = field(init=False)
+    squares: NDArray[np.uint64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total = np.zeros(self.channels, np.uint64)
+        self.squares = np.zeros(self.channels, np.uint64)
+
+    def add(self, image: NDArray[np.uint8]) -> None:
+        values = image.reshape(-1, self.channels).astype(np.uint32)
+        self.count += len(values)
+        self.total += values.sum(axis=0, dtype=np.uint64)
+        self.squares += (values * values).sum(axis=0, dtype=np.uint64)
+
+    def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """In 0..1 units. A constant channel gets a std of 1/255, since it is divided by."""
+        mean = self.total / self.count
+        std = np.sqrt(np.maximum(self.squares / self.count - mean**2, 1.0))
+        return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+
+
+def pack(data: Path, out: Path, *, size: tuple[int, int] | None = None, channels: int = 3) -> PackedDataset:
+    """Pack `data` into `out` and open it. size: (height, width) in pixels, None = by the images' own size.
+
+    The folder appears under its name only when it is whole. Raises TrainingError for an empty source, one without a
+    readable image, or an existing `out`.
+    """
+    if out.exists():
+        raise TrainingError(f"{out} exists; remove it or choose another --out")
+    source = open_source(data)
+    size = size or choose_recipe(_median_side(source)).pack_size
+    staging = out.with_name(out.name + ".partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    info = _write_shards(source, staging, size, channels, str(data))
+    (staging / PACK_FILE).write_text(json.dumps(asdict(info), indent=2) + "\n")
+    staging.rename(out)
+    return PackedDataset(out)
+
+
+def _write_shards(source: Source, folder: Path, size: tuple[int, int], channels: int, origin: str) -> PackInfo:
+    spec = Preprocess(resize=size, crop=size, mean=(0.0,) * channels, std=(1.0,) * channels)
+    per_shard = max(1, _SHARD_BYTES // (size[0] * size[1] * channels))
+    statistics, labels, shards = _Statistics(channels), list[int](), dict[str, int]()
+    corrupt = 0
+    pending: list[NDArray[np.uint8]] = []
+
+    def flush() -> None:
+        name = f"pixels-{len(shards):05d}.npy"
+        np.save(folder / name, np.stack(pending))
+        shards[name] = len(pending)
+        pending.clear()
+
+    with (folder / CORRUPT_FILE).open("w") as report:
+        for sample, result in _decoded(source, spec, channels):
+            if isinstance(result, InvalidInput):
+                report.write(json.dumps({"name": sample.name, "error": str(result)}) + "\n")
+                corrupt += 1
+                continue
+            statistics.add(result)
+            pending.append(result)
+            labels.append(NO_LABEL if sample.label is None else sample.label)
+            if len(pending) == per_shard:
+                flush()
+    if not labels:
+        raise TrainingError(f"none of {corrupt} images could be read; see {folder / CORRUPT_FILE}")
+    if pending:
+        flush()
+    np.save(folder / LABELS_FILE, np.array(labels, np.int64))
+    mean, std = statistics.mean_std()
+    return PackInfo(
+        name=source.name, size=size, channels=channels, num_images=len(labels), num_corrupt=corrupt, shards=shards,
+        classes=source.classes, mean=mean, std=std, source=origin,
+    )  # fmt: skip
+
+
+def _decoded(
+    source: Source, spec: Preprocess, channels: int
+) -> Iterator[tuple[Sample, NDArray[np.uint8] | InvalidInput]]:
+    """Every sample in order with its pixels, or with the reason why there are none; decoding runs on all cores."""
+
+    def decode(sample: Sample) -> NDArray[np.uint8] | InvalidInput:
+        try:
+            return preprocess(sample.data, spec, channels=channels, max_pixels=_MAX_PIXELS)
+        except InvalidInput as e:
+            return e
+
+    samples = iter(source)
+    with track("packing", len(source)) as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        while chunk := list(itertools.islice(samples, _CHUNK)):
+            yield from zip(chunk, pool.map(decode, chunk), strict=True)
+            bar.advance(len(chunk))
+
+
+def _median_side(source: Source) -> int:
+    """The median of the shorter sides of the first images that can be read, in pixels."""
+    sides = []
+    for sample in itertools.islice(source, 64):
+        try:
+            sides.append(min(image_size(sample.data)))
+        except InvalidInput:
+            continue
+    if not sides:
+        raise TrainingError("none of the first 64 images could be read; is this a folder of images?")
+    return int(np.median(sides))
+
+
+def main() -> None:
+    config = tyro.cli(PackConfig, prog="python -m training.pack")
+    size = None if config.size is None else (config.size, config.width or config.size)
+    packed = pack(config.data, config.out, size=size, channels=config.channels)
+    info = packed.info
+    print(f"{config.out}: {info.num_images} images of {info.size[0]}x{info.size[1]}, {info.num_corrupt} unreadable")
+    if info.num_corrupt:
+        print(f"the unreadable ones are listed in {config.out / CORRUPT_FILE}")
+
+
+if __name__ == "__main__":
+    run_command(main)

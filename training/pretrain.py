@@ -1,0 +1,213 @@
+"""python -m training.pretrain --data DIR --out RUN: pre-train a Masked Autoencoder on unlabeled images."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from mae.config import Loss, MAEConfig, PresetName, Target, preset
+from mae.masking import num_keep, random_masking
+from mae.model import MaskedAutoencoder, Normalize
+from mae.weights import save_model
+from training.augment import CropConfig, random_resized_crop
+from training.data import center_batch, open_data
+from training.device import PrecisionName, autocast, pick_device
+from training.errors import run_command
+from training.loop import LoopConfig, step_generator, train
+from training.optim import Schedule, make_adamw
+from training.packed import PackedDataset, PackInfo, epoch_order
+from training.picture import reconstruction_grid, save_picture
+from training.recipes import RECIPES, Recipe, RecipeName, choose_recipe
+from training.run import Run, data_fields
+
+BETAS = (0.9, 0.95)  # He et al. 2021, table 8
+_PICTURE_IMAGES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Pre-train a Masked Autoencoder. Whatever is not set comes from the recipe that fits the images' size."""
+
+    data: Path
+    """A folder of images, Parquet, or what training.pack wrote."""
+    out: Path
+    """The run's folder."""
+    recipe: RecipeName | None = None
+    """The set of defaults. Default: by the images' size."""
+    preset: PresetName | None = None
+    """Encoder width and depth."""
+    depth: int | None = None
+    """Encoder blocks, where they differ from the preset's."""
+    image_size: int | None = None
+    """Side of the square that the network sees, in pixels."""
+    patch_size: int | None = None
+    decoder_dim: int | None = None
+    decoder_depth: int | None = None
+    decoder_heads: int | None = None
+    mask_ratio: float = 0.75
+    target: Target = "normalized"
+    """raw makes better pictures, normalized better features."""
+    loss: Loss = "mse"
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    """Range of the random crop's share of the image's area."""
+    epochs: int | None = None
+    warmup_epochs: float | None = None
+    batch_size: int | None = None
+    blr: float | None = None
+    """Learning rate per 256 images of batch."""
+    weight_decay: float = 0.05
+    seed: int = 0
+    precision: PrecisionName = "auto"
+    device: str = "auto"
+    picture_every: int | None = None
+    """Epochs between two pictures of reconstructions. Default: a tenth of the epochs."""
+    checkpoint_minutes: float = 5.0
+    resume: bool = False
+    """Go on with the run in --out, or begin it where there is none."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "picture_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+
+
+def pretrain(config: PretrainConfig) -> Path:
+    """Run the whole pre-training and return the run's folder. Raises TrainingError, or Terminated on SIGTERM."""
+    run = Run(config.out, "pretrain", asdict(config), resume=config.resume)
+    device = pick_device(config.device)
+    size = None if config.recipe is None else RECIPES[config.recipe].pack_size
+    packed = open_data(config.data, config.out / "pack", size=size)
+    recipe = _resolve(config, packed.info)
+    torch.manual_seed(config.seed)
+    model = MaskedAutoencoder(network_config(config, recipe, packed.info)).to(device)
+    run.describe(data=data_fields(packed.info), recipe=asdict(recipe), epochs=recipe.epochs)
+    steps = _Steps(config, recipe, packed, model, device)
+    print(steps.summary(), file=sys.stderr)
+
+    def after_epoch(epoch: int) -> Mapping[str, float]:
+        if epoch % (config.picture_every or max(1, recipe.epochs // 10)) == 0 or epoch == recipe.epochs:
+            save_picture(steps.picture(), config.out / "reconstructions" / f"epoch-{epoch:04d}.png")
+        return {}
+
+    schedule = Schedule(
+        peak_lr=recipe.blr * steps.batch_size / 256,
+        total_steps=recipe.epochs * steps.per_epoch,
+        warmup_steps=int(recipe.warmup_epochs * steps.per_epoch),
+    )
+    optimizer = make_adamw(model, weight_decay=config.weight_decay, betas=BETAS)
+    loop = LoopConfig(
+        seed=config.seed, batch_size=steps.batch_size, steps_per_epoch=steps.per_epoch,
+        checkpoint_minutes=config.checkpoint_minutes, name="pre-training",
+    )  # fmt: skip
+    train(run, model, optimizer, schedule, loop, loss_of=steps.loss, after_epoch=after_epoch)
+    save_model(model, config.out)
+    run.describe(metrics={"reconstruction_loss": steps.fixed_loss()})
+    return config.out
+
+
+def network_config(config: PretrainConfig, recipe: Recipe, info: PackInfo) -> MAEConfig:
+    """The network for the packed images, whose own mean and std it normalises with."""
+    depth: dict[str, Any] = {} if config.depth is None else {"depth": config.depth}
+    return preset(
+        recipe.preset, **depth, image_size=recipe.image_size, patch_size=recipe.patch_size, channels=info.channels,
+        decoder_dim=recipe.decoder_dim, decoder_depth=recipe.decoder_depth, decoder_heads=recipe.decoder_heads,
+        target=config.target, loss=config.loss, mean=info.mean, std=info.std,
+    )  # fmt: skip
+
+
+def _resolve(config: PretrainConfig, info: PackInfo) -> Recipe:
+    """The recipe with what the command line sets; a warm-up never takes more than a tenth of the run unless asked to."""
+    recipe = RECIPES[config.recipe] if config.recipe else choose_recipe(min(info.size))
+    names = ("preset", "patch_size", "decoder_dim", "decoder_depth", "decoder_heads", "epochs", "warmup_epochs")
+    given = {name: getattr(config, name) for name in (*names, "batch_size", "blr") if getattr(config, name) is not None}
+    if config.image_size is not None:
+        given["image_size"] = (config.image_size, config.image_size)
+    recipe = replace(recipe, pack_size=info.size, **given)
+    if config.warmup_epochs is None:
+        recipe = replace(recipe, warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 10))
+    return recipe
+
+
+class _Steps:
+    """One step: a batch, a random crop of each image, a random mask, the loss."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        recipe: Recipe,
+        packed: PackedDataset,
+        model: MaskedAutoencoder,
+        device: torch.device,
+    ) -> None:
+        self.config, self.recipe, self.packed, self.model, self.device = config, recipe, packed, model, device
+        self.batch_size = min(recipe.batch_size, len(packed))
+        self.per_epoch = len(packed) // self.batch_size
+        self.num_keep = num_keep(model.config.num_patches, config.mask_ratio)
+        self.normalize = Normalize(model.config.mean, model.config.std).to(device)
+        self.crop = CropConfig(scale=config.crop_scale)
+        self.autocast = autocast(device, config.precision)
+
+    def summary(self) -> str:
+        m, r = self.model.config, self.recipe
+        parameters = sum(math.prod(p.shape) for p in self.model.parameters())
+        precision = "bf16" if self.autocast._enabled else "fp32"
+        return (
+            f"{len(self.packed):,} images of {m.image_size[0]}x{m.image_size[1]}, patches of {m.patch_size}; "
+            f"{r.preset} {m.dim}x{m.depth}, decoder {m.decoder_dim}x{m.decoder_depth}, {parameters / 1e6:.1f} M parameters; "
+            f"{r.epochs} epochs of {self.per_epoch} steps of {self.batch_size}; {precision} on {self.device}"
+        )
+
+    def loss(self, step: int) -> Tensor:
+        epoch, place = divmod(step, self.per_epoch)
+        order = epoch_order(len(self.packed), epoch, self.config.seed)
+        ids = np.sort(order[place * self.batch_size : (place + 1) * self.batch_size])
+        pixels = self.packed.batch(ids, self.device)  # u8 [B, C, H, W]
+        generator = step_generator(self.config.seed, step, self.device)
+        images = self.normalize(random_resized_crop(pixels, self.model.config.image_size, self.crop, generator))
+        return self._masked_loss(images, generator)
+
+    @torch.inference_mode()
+    def fixed_loss(self) -> float:
+        """The loss on the first images, uncropped, with one fixed mask: comparable between epochs and runs."""
+        ids = np.arange(min(len(self.packed), 1024))
+        generator = torch.Generator(self.device).manual_seed(0)
+        return float(self._masked_loss(self._whole(ids), generator))
+
+    def _masked_loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.rand(len(images), self.model.config.num_patches, generator=generator, device=self.device)
+        with self.autocast:
+            loss: Tensor = self.model(images, random_masking(noise, self.num_keep)).loss
+        return loss
+
+    def _whole(self, ids: NDArray[np.int64]) -> Tensor:
+        """The centres of these images, normalised: f32 [N, C, H, W]."""
+        return self.normalize(center_batch(self.packed, ids, self.model.config.image_size, self.device))
+
+    def picture(self) -> Image.Image:
+        """The same images under the same masks every time."""
+        ids = np.linspace(0, len(self.packed) - 1, min(_PICTURE_IMAGES, len(self.packed))).astype(np.int64)
+        pixels = center_batch(self.packed, ids, self.model.config.image_size, self.device)
+        generator = torch.Generator(self.device).manual_seed(0)
+        noise = torch.rand(len(ids), self.model.config.num_patches, generator=generator, device=self.device)
+        return reconstruction_grid(self.model, pixels, random_masking(noise, self.num_keep))
+
+
+def main() -> None:
+    run = pretrain(tyro.cli(PretrainConfig, prog="python -m training.pretrain"))
+    print(f"{run}: the weights, metrics.jsonl and reconstructions/; next: python -m export {run} --out BUNDLE")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,48 @@
+"""Progress on stderr: a bar on a terminal, a line now and then where there is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_LINE_EVERY_S = 30.0
+
+
+class Bar:
+    """One long piece of work. `note` is shown beside the count."""
+
+    def __init__(self, name: str, total: int, done: int, progress: Progress | None) -> None:
+        self._name, self._total, self._done = name, total, done
+        self._progress = progress
+        self._task = None if progress is None else progress.add_task(name, total=total, completed=done, note="")
+        self._last_line = time.monotonic()
+
+    def advance(self, steps: int = 1, note: str | None = None) -> None:
+        self._done += steps
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task, steps)
+            if note is not None:
+                self._progress.update(self._task, note=note)
+        elif time.monotonic() - self._last_line > _LINE_EVERY_S and note != "":
+            self._last_line = time.monotonic()
+            print(f"{self._name} {self._done}/{self._total} {note or ''}".rstrip(), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def track(name: str, total: int, *, done: int = 0) -> Iterator[Bar]:
+    """A bar for `total` steps of which `done` are behind us already."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Bar(name, total, done, None)
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as progress:
+        yield Bar(name, total, done, progress)

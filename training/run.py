@@ -1,0 +1,162 @@
+"""A run's folder: what was asked, what came of it, and the state to go on from.
+
+run.json         the resolved configuration, the data, and at the end the metrics
+metrics.jsonl    one row per log interval and per epoch
+checkpoint.pt    the whole state, replaced atomically
+model.safetensors, model.json   the weights, once the run is finished
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from training.errors import TrainingError
+from training.packed import PackInfo
+
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINT_FILE = "checkpoint.pt"
+Kind = Literal["pretrain", "finetune", "probe"]
+_FREE_TO_CHANGE = {"out", "data", "resume", "device", "checkpoint_minutes", "test"}
+
+
+class Run:
+    """Opens a fresh folder, or with `resume` one that has been begun, whose configuration must be the same."""
+
+    def __init__(self, out: Path, kind: Kind, config: Mapping[str, Any], *, resume: bool) -> None:
+        self.out = out
+        self.document: dict[str, Any] = {"kind": kind, "config": _jsonable(config), "git_commit": _git_commit()}
+        earlier = _read_json(out / RUN_FILE)
+        if earlier is not None and not resume:
+            raise TrainingError(f"{out} holds a run already; add --resume to go on with it or choose another --out")
+        if earlier is not None:
+            _refuse_changes(earlier, self.document)
+        out.mkdir(parents=True, exist_ok=True)
+
+    def describe(self, **fields: Any) -> None:
+        """Add fields to run.json and write it."""
+        self.document |= _jsonable(fields)
+        write_atomic(self.out / RUN_FILE, (json.dumps(self.document, indent=2) + "\n").encode())
+
+    def log(self, row: Mapping[str, float | int]) -> None:
+        with (self.out / METRICS_FILE).open("a") as f:
+            f.write(json.dumps(dict(row)) + "\n")
+
+    def save_state(self, state: Mapping[str, Any]) -> None:
+        """Raises TrainingError where the disk does not take it; the checkpoint before is then still whole."""
+        save_checkpoint(self.out / CHECKPOINT_FILE, state)
+
+    def load_state(self) -> dict[str, Any] | None:
+        """The last state, None for a fresh run; rows of metrics.jsonl that lie past it are dropped."""
+        state = load_checkpoint(self.out / CHECKPOINT_FILE)
+        metrics = self.out / METRICS_FILE
+        if metrics.exists():
+            last = -1 if state is None else state["step"]
+            rows = [line for line in metrics.read_text().splitlines() if _step_of(line) <= last]
+            write_atomic(metrics, "".join(row + "\n" for row in rows).encode())
+        return state
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write beside it, fsync, then rename over it."""
+    temporary = path.with_suffix(".tmp")
+    try:
+        with temporary.open("wb") as f:
+            torch.save(dict(state), f)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as e:
+        temporary.unlink(missing_ok=True)
+        raise TrainingError(f"the checkpoint could not be written to {path.parent}: {e}") from e
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Tensors and plain values only: a checkpoint is data and never runs code."""
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    except Exception as e:  # torch.load raises many kinds
+        raise TrainingError(f"{path} cannot be read: {e}; remove it to start over") from e
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    temporary.replace(path)
+
+
+def read_run(folder: Path, *kinds: Kind) -> dict[str, Any]:
+    """`run.json` of a finished run of one of `kinds`. Raises TrainingError where it is not one."""
+    document = _read_json(folder / RUN_FILE)
+    if document is None:
+        raise TrainingError(f"{folder} is not a run: it has no {RUN_FILE}")
+    if document["kind"] not in kinds:
+        raise TrainingError(f"{folder} is a {document['kind']} run; a {' or '.join(kinds)} run is needed")
+    return document
+
+
+def data_fields(info: PackInfo, name: str | None = None) -> dict[str, Any]:
+    """What run.json keeps of the data."""
+    return {
+        "name": name or info.name,
+        "num_images": info.num_images,
+        "num_corrupt": info.num_corrupt,
+        "pack_size": info.size,
+        "mean": info.mean,
+        "std": info.std,
+        "classes": info.classes,
+    }
+
+
+def _refuse_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if earlier["kind"] != now["kind"]:
+        raise TrainingError(f"this folder holds a {earlier['kind']} run, not a {now['kind']} run")
+    for name, value in now["config"].items():
+        before = earlier["config"].get(name)
+        if name not in _FREE_TO_CHANGE and before != value:
+            raise TrainingError(
+                f"--resume with another --{name.replace('_', '-')}: it was {before!r} and is {value!r} now"
+            )
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        return None
+    except ValueError as e:
+        raise TrainingError(f"{path} is not JSON: {e}") from e
+
+
+def _jsonable(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Paths become strings and tuples lists, so that what is read back compares equal."""
+    return json.loads(json.dumps(dict(fields), default=lambda v: str(v) if isinstance(v, Path) else asdict(v)))  # type: ignore[no-any-return]
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return 2**62  # a row cut short by a kill
+
+
+def _git_commit() -> str | None:
+    """Of the working copy this code runs from; None for an installed one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return None
