@@ -35,7 +35,7 @@ class CropConfig:
 def random_resized_crop(
     pixels: Tensor, size: tuple[int, int], config: CropConfig, generator: torch.Generator
 ) -> Tensor:
-    """u8 [B, C, H, W] -> f32 [B, C, h, w] in 0..255: a random crop of each image, resized to `size`, perhaps flipped."""
+    """u8 [B, C, H, W] -> f32 [B, C, h, w] in 0..255: a random crop of each image at `size`, perhaps flipped."""
     boxes = random_boxes(pixels.shape[0], (pixels.shape[2], pixels.shape[3]), config, generator)  # [B, 4]
     flip = torch.rand(pixels.shape[0], generator=generator, device=generator.device) < config.flip  # [B]
     return crop_and_resize(pixels, boxes, flip, size)
@@ -61,7 +61,7 @@ def random_boxes(num: int, image_size: tuple[int, int], config: CropConfig, gene
 def crop_and_resize(pixels: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:
     """u8 [B, C, H, W], boxes f32 [B, 4] (top, left, height, width), flip bool [B] -> f32 [B, C, h, w] in 0..255.
 
-    Equals Pillow's `resize(size, BICUBIC, box=...)` but for its rounding to whole values between and after the two axes.
+    Equals Pillow's `resize(size, BICUBIC, box=...)` but for its rounding to whole values after each axis.
     """
     a_y = resize_matrix(boxes[:, 0], boxes[:, 2], pixels.shape[2], size[0])  # [B, h, H]
     a_x = resize_matrix(boxes[:, 1], boxes[:, 3], pixels.shape[3], size[1])  # [B, w, W]
@@ -71,9 +71,9 @@ def crop_and_resize(pixels: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int
 
 
 def resize_matrix(start: Tensor, length: Tensor, size_in: int, size_out: int) -> Tensor:
-    """Antialiased bicubic weights f32 [B, out, in] that resample [start, start + length) of each row to `size_out` values.
+    """Antialiased bicubic weights f32 [B, out, in] that resample [start, start + length) of a row to `size_out` values.
 
-    start, length: f32 [B] in pixels. The kernel widens with the reduction, as in Pillow, and is cut at the image's edge.
+    start, length: f32 [B] in pixels. The kernel widens with the reduction and is cut at the image's edge, as in Pillow.
     """
     scale = (length / size_out)[:, None, None]  # [B, 1, 1]
     centers = start[:, None, None] + (torch.arange(size_out, device=start.device)[:, None] + 0.5) * scale  # [B, out, 1]

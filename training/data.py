@@ -19,7 +19,7 @@ Ids = NDArray[np.int64]
 
 
 def open_data(data: Path, cache: Path, *, size: tuple[int, int] | None = None, channels: int = 3) -> PackedDataset:
-    """A packed folder as it is; images and Parquet are packed into `cache` first, or found there from an earlier start."""
+    """A packed folder as it is; images and Parquet are packed into `cache`, or found there from an earlier start."""
     if (data / PACK_FILE).is_file():
         packed = PackedDataset(data)
     elif (cache / PACK_FILE).is_file():
@@ -57,6 +57,20 @@ def require_classes(packed: PackedDataset) -> tuple[str, ...]:
     if (missing := int((packed.labels == NO_LABEL).sum())) > 0:
         raise TrainingError(f"{missing} images of {packed.info.source} have no label; give every image one")
     return classes
+
+
+def open_test(data: Path, out: Path, packed: PackedDataset, classes: tuple[str, ...]) -> PackedDataset:
+    """The test set at the training set's pack size. Raises TrainingError where its classes are others."""
+    test = open_data(data, out / "pack-test", size=packed.info.size, channels=packed.info.channels)
+    if require_classes(test) != classes:
+        raise TrainingError(f"{data} has other classes than the training set; name the sub-folders alike")
+    return test
+
+
+def split_labeled(packed: PackedDataset, label_fraction: float, val_fraction: float, seed: int) -> tuple[Ids, Ids]:
+    """(training, validation): the labels that a run may use, and those of them that are held out."""
+    rng = np.random.default_rng(seed)
+    return split_validation(packed.labels, labeled_subset(packed.labels, label_fraction, rng), val_fraction, rng)
 
 
 def labeled_subset(labels: Ids, fraction: float, rng: np.random.Generator) -> Ids:

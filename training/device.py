@@ -12,7 +12,7 @@ PrecisionName = Literal["auto", "bf16", "fp32"]
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`: the GPU if there is one. Raises TrainingError for a device that is not there; never falls back in silence."""
+    """`auto`: the GPU if there is one. Raises TrainingError for a device that is not there; no silent fall-back."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

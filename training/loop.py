@@ -1,6 +1,6 @@
 """The one training loop: learning rate, step, log, checkpoint, stop on SIGTERM, resume.
 
-Everything random in a step is a function of (seed, step), so a resumed run does bit for bit what the uninterrupted one does.
+Everything random in a step is a function of (seed, step), so a resumed run repeats the uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def train(
     loss_of: Callable[[int], Tensor],
     after_epoch: Callable[[int], Mapping[str, float]],
 ) -> None:
-    """Run every step that is not behind us yet. loss_of: step -> scalar loss; after_epoch: epochs done -> metrics to log.
+    """Run every step that is not behind us yet. loss_of: step -> scalar loss; after_epoch: epochs done -> metrics.
 
-    Raises Terminated after SIGTERM or SIGINT, with the state saved, and TrainingError where the loss is no longer finite.
+    Raises Terminated after SIGTERM or SIGINT, with the state saved, and TrainingError for a loss that is not finite.
     """
     first = _restore(run, model, optimizer)
     meter = _Meter(first)
@@ -138,7 +138,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
         arrived.append(number)
         signal.signal(number, before[number])
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield lambda: bool(arrived)
     finally:

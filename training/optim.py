@@ -36,9 +36,10 @@ class Schedule:
 def make_adamw(
     model: nn.Module, *, weight_decay: float, betas: tuple[float, float], layer_decay: float = 1.0, depth: int = 0
 ) -> AdamW:
-    """No decay on biases, norms and single tokens. With layer_decay, block i learns at layer_decay^(depth - i) of the rate.
+    """No weight decay on biases, norms and single tokens; with layer_decay, each layer learns slower than the next.
 
-    Each group holds its share of the learning rate as `lr_scale`; `set_lr` applies it (Bao et al. 2022, BEiT, appendix H).
+    Each group holds its share of the learning rate as `lr_scale`, which `set_lr` applies: layer_decay^(depth + 1 - i)
+    for layer i, 0 = the embeddings, depth + 1 = the head (Bao et al. 2022, BEiT, appendix H).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -39,7 +39,7 @@ class PackConfig:
     out: Path
     """The folder to write."""
     size: int | None = None
-    """Side in pixels: an image is scaled to cover a square of it, then cut from the centre. Default: by the images' size."""
+    """Side in pixels of the square that an image is scaled to cover and cut to. Default: by the images' size."""
     width: int | None = None
     """Width in pixels, where it differs from the height, which is then --size."""
     channels: Literal[1, 3, 4] = 3

@@ -26,7 +26,7 @@ NO_LABEL = -1
 
 @dataclass(frozen=True, kw_only=True)
 class PackInfo:
-    """`pack.json`. size: (height, width) of every image; mean, std: per channel in 0..1 units; shards: images in each file."""
+    """`pack.json`. size: (height, width) of every image; mean, std: per channel, 0..1 units; shards: file -> images."""
 
     name: str
     size: tuple[int, int]
@@ -43,8 +43,9 @@ class PackInfo:
     @staticmethod
     def read(folder: Path) -> PackInfo:
         try:
-            fields: dict[str, Any] = json.loads((folder / PACK_FILE).read_text())
-            return PackInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+            document = json.loads((folder / PACK_FILE).read_text())
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items()}
+            return PackInfo(**fields)
         except (OSError, ValueError, TypeError) as e:
             raise TrainingError(f"{folder} is not a packed data set: {e}; make one with python -m training.pack") from e
 

@@ -19,7 +19,7 @@ _GREY = 0.5
 def reconstruct(model: MaskedAutoencoder, images: Tensor, masking: Masking) -> Tensor:
     """Normalised images f32 [N, C, H, W] -> normalised images with the removed patches replaced by the prediction.
 
-    A `normalized` target is un-standardised with the mean and variance of the original patch, as in the paper's figures.
+    A `normalized` target is un-standardised with the original patch's mean and variance, as in the paper.
     """
     patches = patchify(images, model.config.patch_size)  # [N, L, P*P*C]
     pred = model.decoder(model.encoder(patches, masking.ids_keep), masking.ids_restore).float()

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import tyro
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mae.config import Loss, MAEConfig, PresetName, Target, preset
+from mae.config import Loss, Target
 from mae.masking import num_keep, random_masking
-from mae.model import MaskedAutoencoder, Normalize
+from mae.model import MAEOutput, MaskedAutoencoder, Normalize
 from mae.weights import save_model
 from training.augment import CropConfig, random_resized_crop
 from training.data import center_batch, open_data
@@ -28,7 +25,7 @@ from training.loop import LoopConfig, step_generator, train
 from training.optim import Schedule, make_adamw
 from training.packed import PackedDataset, PackInfo, epoch_order
 from training.picture import reconstruction_grid, save_picture
-from training.recipes import RECIPES, Recipe, RecipeName, choose_recipe
+from training.recipes import RECIPES, NetworkFlags, Recipe, recipe_for
 from training.run import Run, data_fields
 
 BETAS = (0.9, 0.95)  # He et al. 2021, table 8
@@ -36,25 +33,13 @@ _PICTURE_IMAGES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
+class PretrainConfig(NetworkFlags):
     """Pre-train a Masked Autoencoder. Whatever is not set comes from the recipe that fits the images' size."""
 
     data: Path
     """A folder of images, Parquet, or what training.pack wrote."""
     out: Path
     """The run's folder."""
-    recipe: RecipeName | None = None
-    """The set of defaults. Default: by the images' size."""
-    preset: PresetName | None = None
-    """Encoder width and depth."""
-    depth: int | None = None
-    """Encoder blocks, where they differ from the preset's."""
-    image_size: int | None = None
-    """Side of the square that the network sees, in pixels."""
-    patch_size: int | None = None
-    decoder_dim: int | None = None
-    decoder_depth: int | None = None
-    decoder_heads: int | None = None
     mask_ratio: float = 0.75
     target: Target = "normalized"
     """raw makes better pictures, normalized better features."""
@@ -91,7 +76,7 @@ def pretrain(config: PretrainConfig) -> Path:
     packed = open_data(config.data, config.out / "pack", size=size)
     recipe = _resolve(config, packed.info)
     torch.manual_seed(config.seed)
-    model = MaskedAutoencoder(network_config(config, recipe, packed.info)).to(device)
+    model = MaskedAutoencoder(recipe.network(packed.info, target=config.target, loss=config.loss)).to(device)
     run.describe(data=data_fields(packed.info), recipe=asdict(recipe), epochs=recipe.epochs)
     steps = _Steps(config, recipe, packed, model, device)
     print(steps.summary(), file=sys.stderr)
@@ -117,24 +102,12 @@ def pretrain(config: PretrainConfig) -> Path:
     return config.out
 
 
-def network_config(config: PretrainConfig, recipe: Recipe, info: PackInfo) -> MAEConfig:
-    """The network for the packed images, whose own mean and std it normalises with."""
-    depth: dict[str, Any] = {} if config.depth is None else {"depth": config.depth}
-    return preset(
-        recipe.preset, **depth, image_size=recipe.image_size, patch_size=recipe.patch_size, channels=info.channels,
-        decoder_dim=recipe.decoder_dim, decoder_depth=recipe.decoder_depth, decoder_heads=recipe.decoder_heads,
-        target=config.target, loss=config.loss, mean=info.mean, std=info.std,
-    )  # fmt: skip
-
-
 def _resolve(config: PretrainConfig, info: PackInfo) -> Recipe:
-    """The recipe with what the command line sets; a warm-up never takes more than a tenth of the run unless asked to."""
-    recipe = RECIPES[config.recipe] if config.recipe else choose_recipe(min(info.size))
-    names = ("preset", "patch_size", "decoder_dim", "decoder_depth", "decoder_heads", "epochs", "warmup_epochs")
-    given = {name: getattr(config, name) for name in (*names, "batch_size", "blr") if getattr(config, name) is not None}
-    if config.image_size is not None:
-        given["image_size"] = (config.image_size, config.image_size)
-    recipe = replace(recipe, pack_size=info.size, **given)
+    """The recipe with what the command line sets; by default a warm-up takes at most a tenth of the run."""
+    recipe = recipe_for(
+        config, info, epochs=config.epochs, warmup_epochs=config.warmup_epochs, batch_size=config.batch_size,
+        blr=config.blr,
+    )  # fmt: skip
     if config.warmup_epochs is None:
         recipe = replace(recipe, warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 10))
     return recipe
@@ -161,11 +134,11 @@ class _Steps:
 
     def summary(self) -> str:
         m, r = self.model.config, self.recipe
-        parameters = sum(math.prod(p.shape) for p in self.model.parameters())
+        parameters = sum(p.numel() for p in self.model.parameters()) / 1e6
         precision = "bf16" if self.autocast._enabled else "fp32"
         return (
             f"{len(self.packed):,} images of {m.image_size[0]}x{m.image_size[1]}, patches of {m.patch_size}; "
-            f"{r.preset} {m.dim}x{m.depth}, decoder {m.decoder_dim}x{m.decoder_depth}, {parameters / 1e6:.1f} M parameters; "
+            f"{r.preset} {m.dim}x{m.depth}, decoder {m.decoder_dim}x{m.decoder_depth}, {parameters:.1f} M parameters; "
             f"{r.epochs} epochs of {self.per_epoch} steps of {self.batch_size}; {precision} on {self.device}"
         )
 
@@ -182,18 +155,15 @@ class _Steps:
     def fixed_loss(self) -> float:
         """The loss on the first images, uncropped, with one fixed mask: comparable between epochs and runs."""
         ids = np.arange(min(len(self.packed), 1024))
+        pixels = center_batch(self.packed, ids, self.model.config.image_size, self.device)
         generator = torch.Generator(self.device).manual_seed(0)
-        return float(self._masked_loss(self._whole(ids), generator))
+        return float(self._masked_loss(self.normalize(pixels), generator))
 
     def _masked_loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.rand(len(images), self.model.config.num_patches, generator=generator, device=self.device)
         with self.autocast:
-            loss: Tensor = self.model(images, random_masking(noise, self.num_keep)).loss
-        return loss
-
-    def _whole(self, ids: NDArray[np.int64]) -> Tensor:
-        """The centres of these images, normalised: f32 [N, C, H, W]."""
-        return self.normalize(center_batch(self.packed, ids, self.model.config.image_size, self.device))
+            output: MAEOutput = self.model(images, random_masking(noise, self.num_keep))
+        return output.loss
 
     def picture(self) -> Image.Image:
         """The same images under the same masks every time."""

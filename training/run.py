@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from training.packed import PackInfo
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
+LABELS_FILE = "labels.json"
 Kind = Literal["pretrain", "finetune", "probe"]
 _FREE_TO_CHANGE = {"out", "data", "resume", "device", "checkpoint_minutes", "test"}
 
@@ -108,6 +108,11 @@ def read_run(folder: Path, *kinds: Kind) -> dict[str, Any]:
     return document
 
 
+def write_labels(folder: Path, classes: tuple[str, ...]) -> None:
+    """`labels.json`: the class names, in the order of the logits."""
+    write_atomic(folder / LABELS_FILE, (json.dumps(classes, ensure_ascii=False, indent=0) + "\n").encode())
+
+
 def data_fields(info: PackInfo, name: str | None = None) -> dict[str, Any]:
     """What run.json keeps of the data."""
     return {
@@ -143,7 +148,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 def _jsonable(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Paths become strings and tuples lists, so that what is read back compares equal."""
-    return json.loads(json.dumps(dict(fields), default=lambda v: str(v) if isinstance(v, Path) else asdict(v)))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(dict(fields), default=str))  # type: ignore[no-any-return]
 
 
 def _step_of(line: str) -> int:

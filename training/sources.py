@@ -26,8 +26,12 @@ class Sample(NamedTuple):
 
 
 class Source(Protocol):
-    name: str
-    classes: tuple[str, ...] | None  # None: unlabeled
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """None: unlabeled."""
 
     def __len__(self) -> int: ...
 
