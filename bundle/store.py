@@ -81,7 +81,7 @@ def write_bundle(
     BundleError if `out` exists or cannot be written, or if fields and files do not make a bundle.
     """
     out = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a link that is to be replaced
-    _refuse_existing(out, overwrite)
+    refuse_existing(out, overwrite=overwrite)
     staging = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -136,11 +136,12 @@ def _describe(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
-def _refuse_existing(out: Path, overwrite: bool) -> None:
+def refuse_existing(out: Path, *, overwrite: bool) -> None:
+    """BundleError if `write_bundle` would refuse `out` for what is there."""
     if not os.path.lexists(out):
         return
     if not overwrite:
-        raise BundleError(f"{out} exists; choose another place, or ask to overwrite it")
+        raise BundleError(f"{out} exists; choose another place, or overwrite it with --overwrite")
     if not (out / MANIFEST_FILE).is_file():
         raise BundleError(f"{out} exists and is not a bundle; it is left alone, choose another place")
 

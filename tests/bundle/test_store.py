@@ -242,7 +242,7 @@ def test_an_existing_folder_that_is_no_bundle_is_never_touched(tmp_path: Path, o
 
 def test_an_existing_bundle_is_replaced_only_when_asked(bundle: Bundle) -> None:
     files = {**FILES, "head.onnx": b"new"}
-    with pytest.raises(BundleError, match="exists; choose another place, or ask to overwrite it"):
+    with pytest.raises(BundleError, match="exists; choose another place, or overwrite it"):
         write_bundle(bundle.path, FIELDS, files)
     assert load_bundle(bundle.path) == bundle
     new = write_bundle(bundle.path, FIELDS, files, overwrite=True)

@@ -1,0 +1,1 @@
+"""From training runs to a bundle: python -m export RUN [--classifier RUN2] --out BUNDLE."""

@@ -1,0 +1,64 @@
+"""python -m export RUN [--classifier RUN2] --out BUNDLE: write a bundle that the service can serve."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from bundle.errors import MaeveError
+from bundle.store import Bundle
+from export.errors import ParityError
+from export.pipeline import ExportConfig, export_run
+
+EXIT_DIFFERS = 1
+EXIT_USAGE = 2
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Export a pre-trained network, and a classifier with it, as a bundle that the service can serve."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The --out of training.pretrain."""
+    out: Path
+    """The bundle's folder, to be made."""
+    classifier: Path | None = None
+    """The --out of training.finetune or training.probe, begun from the same run."""
+    name: str | None = None
+    """The bundle's name. Default: the run folder's."""
+    pooling: Literal["cls", "mean"] | None = None
+    """What /embed gives when nothing else is asked for. Default: what the classifier pools, else mean."""
+    overwrite: bool = False
+    """Replace a bundle that is at --out already."""
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments, prog="python -m export")
+    try:
+        bundle = export_run(ExportConfig(**vars(arguments)), progress=lambda line: print(line, file=sys.stderr))
+    except MaeveError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(EXIT_DIFFERS if isinstance(e, ParityError) else EXIT_USAGE)
+    print(summary(bundle))
+
+
+def summary(bundle: Bundle) -> str:
+    """The path, the digest and one row per graph."""
+    rows = [("graph", "file", "MB", "inputs", "outputs", "off by", "allowed")]
+    for name, graph in bundle.manifest.graphs.items():
+        parity = bundle.manifest.parity[f"{name}.fp32"]
+        file = bundle.graph_file(name)
+        inputs, outputs = (", ".join(tensor.name for tensor in side) for side in (graph.inputs, graph.outputs))
+        size = f"{file.stat().st_size / 1e6:.1f}"
+        rows.append((name, file.name, size, inputs, outputs, f"{parity.max_abs:.1e}", f"{parity.tolerance:.1e}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join((str(bundle.path), f"digest {bundle.manifest.digest}", *table))
+
+
+if __name__ == "__main__":
+    main()

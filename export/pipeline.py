@@ -1,0 +1,134 @@
+"""The whole export: read the runs, export each graph, hold it against torch, write the bundle."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.manifest import GOLDEN_FILE, LABELS_FILE, Parity, Pooling
+from bundle.store import Bundle, refuse_existing, write_bundle
+from export.onnx import to_onnx
+from export.plan import GraphPlan, plan_graphs
+from export.runs import ClassifierRun, PretrainedRun, read_classifier, read_pretrained
+from export.verify import golden_arrays, make_cases, verify
+from mae.classifier import LinearHead
+from mae.config import MAEConfig
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """`run`: a pre-training run; `classifier`: a finetune or probe run of the same network, or None.
+
+    `name`: None takes the run folder's. `pooling`: what /embed gives when nothing is asked for; None takes what the
+    classifier pools, else the mean.
+    """
+
+    run: Path
+    out: Path
+    classifier: Path | None = None
+    name: str | None = None
+    pooling: Pooling | None = None
+    overwrite: bool = False
+
+
+def export_run(config: ExportConfig, progress: Progress = lambda _: None) -> Bundle:
+    """Write the bundle and return it, verified. `progress` is told one line per step.
+
+    ExportError for runs that cannot be exported, BundleError for an `out` that cannot be written, ParityError where
+    ONNX Runtime differs from torch; in each case nothing is left at `out`.
+    """
+    refuse_existing(config.out, overwrite=config.overwrite)  # now, rather than after the work
+    run = read_pretrained(config.run)
+    classifier = None if config.classifier is None else read_classifier(config.classifier, run.model.config)
+    plans = plan_graphs(run.model, None if classifier is None else classifier.network)
+    cases = make_cases(run.model.config, plans[0])
+    files: dict[str, Path | bytes] = {}
+    parity: dict[str, Parity] = {}
+    for plan in plans:
+        progress(f"{plan.name}: exporting")
+        model = to_onnx(plan.module, [cases[0][tensor.name] for tensor in plan.spec.inputs], plan.spec)
+        parity[f"{plan.name}.fp32"] = found = verify(plan, model, cases)
+        progress(f"{plan.name}: {len(model) / 1e6:.1f} MB, within {found.max_abs:.1e} of torch")
+        files[plan.spec.files["fp32"]] = model
+    files[GOLDEN_FILE] = _npz(golden_arrays(plans, cases[0]))
+    if classifier is not None:
+        files[LABELS_FILE] = (json.dumps(classifier.labels, ensure_ascii=False, indent=0) + "\n").encode()
+    fields = _manifest_fields(config, run, classifier, plans)
+    return write_bundle(config.out, {**fields, "parity": parity}, files, overwrite=config.overwrite)
+
+
+def _manifest_fields(
+    config: ExportConfig, run: PretrainedRun, classifier: ClassifierRun | None, plans: list[GraphPlan]
+) -> dict[str, Any]:
+    model = run.model.config
+    data = run.document.data
+    return {
+        "name": config.name or run.default_name,
+        "model": _model_fields(model),
+        "pixel_target": model.target,
+        "preprocess": {
+            # The set may have been packed smaller than the network's input; to cover the input comes first.
+            "resize": tuple(max(sides) for sides in zip(data.pack_size, model.image_size, strict=True)),
+            "crop": model.image_size,
+            "mean": model.mean,
+            "std": model.std,
+        },
+        "pooling": config.pooling or _pooling(classifier),
+        "graphs": {plan.name: plan.spec for plan in plans},
+        "num_classes": None if classifier is None else classifier.network.config.num_classes,
+        "provenance": {
+            "dataset": data.name,
+            "num_images": data.num_images,
+            "epochs": run.document.epochs,
+            "metrics": _metrics(run, classifier),
+            "git_commit": run.document.git_commit,
+            "maeve_version": _version(),
+        },
+    }
+
+
+def _model_fields(model: MAEConfig) -> dict[str, Any]:
+    names = ("image_size", "patch_size", "channels", "dim", "depth", "heads", "mlp_ratio")
+    decoder = {"dim": model.decoder_dim, "depth": model.decoder_depth, "heads": model.decoder_heads}
+    return {**{name: getattr(model, name) for name in names}, "decoder": decoder}
+
+
+def _pooling(classifier: ClassifierRun | None) -> Pooling:
+    if classifier is None:
+        return "mean"
+    network = classifier.network
+    if isinstance(network, LinearHead):
+        return network.config.inputs[0] if len(network.config.inputs) == 1 else "mean"
+    return network.config.pooling
+
+
+def _metrics(run: PretrainedRun, classifier: ClassifierRun | None) -> dict[str, float]:
+    """Both runs' figures; the classifier's under its kind, as "finetune.accuracy"."""
+    metrics = run.document.finite_metrics
+    if classifier is not None:
+        kind = classifier.document.kind
+        metrics |= {f"{kind}.{name}": value for name, value in classifier.document.finite_metrics.items()}
+    return metrics
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("maeve")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"
+
+
+def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()

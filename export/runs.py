@@ -1,0 +1,120 @@
+"""Reading training runs: what was trained, on what, and how well."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bundle.errors import BundleError
+from bundle.labels import read_labels
+from bundle.manifest import LABELS_FILE, Size
+from export.errors import ExportError
+from mae.classifier import Classifier, LinearHead
+from mae.config import MAEConfig
+from mae.model import MaskedAutoencoder
+from mae.weights import Network, load_model
+
+RUN_FILE = "run.json"
+
+
+class _Data(BaseModel):
+    name: str
+    num_images: int
+    pack_size: Size
+
+
+class RunDocument(BaseModel):
+    """The part of `run.json` that matters here; the rest is training's own."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    kind: Literal["pretrain", "finetune", "probe"]
+    data: _Data
+    epochs: float = 0
+    metrics: dict[str, float | None] = {}
+    git_commit: str | None = None
+
+    @property
+    def finite_metrics(self) -> dict[str, float]:
+        return {name: value for name, value in self.metrics.items() if value is not None and math.isfinite(value)}
+
+
+@dataclass(frozen=True)
+class PretrainedRun:
+    path: Path
+    model: MaskedAutoencoder
+    document: RunDocument
+
+    @property
+    def default_name(self) -> str:
+        """The folder's name, with what a bundle's name may not contain replaced."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.path.resolve().name).strip("-.")[:100] or "bundle"
+
+
+@dataclass(frozen=True)
+class ClassifierRun:
+    """`network`: a whole fine-tuned one, or a linear head for the pre-trained encoder."""
+
+    path: Path
+    network: Classifier | LinearHead
+    labels: tuple[str, ...]
+    document: RunDocument
+
+
+def read_pretrained(path: Path) -> PretrainedRun:
+    """ExportError if `path` is not a finished pre-training run."""
+    network, document = _read(path)
+    if not isinstance(network, MaskedAutoencoder) or document.kind != "pretrain":
+        raise ExportError(f"{path} is a {document.kind} run; give the pre-training run first, and this as --classifier")
+    return PretrainedRun(path, network, document)
+
+
+def read_classifier(path: Path, encoder: MAEConfig) -> ClassifierRun:
+    """ExportError if `path` is not a finished classifier's or probe's run, or if its network does not fit `encoder`."""
+    network, document = _read(path)
+    if isinstance(network, MaskedAutoencoder):
+        raise ExportError(f"{path} is a pre-training run, which knows no classes; give a finetune or probe run")
+    try:
+        labels = read_labels(path / LABELS_FILE)
+    except BundleError as e:
+        raise ExportError(f"{e}; is it the --out of a finished run?") from e
+    if len(labels) != network.config.num_classes:
+        raise ExportError(f"{path} has {len(labels)} labels for {network.config.num_classes} classes; train it again")
+    _check_fit(path, network, encoder)
+    return ClassifierRun(path, network, labels, document)
+
+
+def _read(path: Path) -> tuple[Network, RunDocument]:
+    try:
+        document = RunDocument.model_validate_json((path / RUN_FILE).read_bytes())
+        return load_model(path), document
+    except FileNotFoundError as e:
+        missing = f"it has no {RUN_FILE}" if e.filename else str(e)
+        raise ExportError(f"{path} is not a finished run: {missing}") from e
+    except ValidationError as e:
+        places = ", ".join(".".join(map(str, error["loc"])) or "JSON" for error in e.errors())
+        raise ExportError(f"{path / RUN_FILE} is not a training run's: wrong or missing: {places}") from e
+    except (ValueError, OSError) as e:
+        raise ExportError(str(e)) from e
+
+
+def _check_fit(path: Path, network: Classifier | LinearHead, encoder: MAEConfig) -> None:
+    if isinstance(network, LinearHead):
+        if network.config.dim != encoder.dim:
+            raise ExportError(
+                f"{path} is a head for features of {network.config.dim} values, the encoder's have {encoder.dim}; "
+                "give the probe of this very run"
+            )
+        return
+    own = network.config.encoder
+    for name in ("image_size", "patch_size", "channels", "dim", "depth", "heads", "mlp_ratio"):
+        if getattr(own, name) != getattr(encoder, name):
+            raise ExportError(
+                f"{path} has model.{name} {getattr(own, name)}, the pre-training run {getattr(encoder, name)}; "
+                "give a classifier that was fine-tuned from this very run"
+            )
