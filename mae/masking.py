@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Masking(NamedTuple):
-    """ids_keep: i64 [N, K]; ids_restore: i64 [N, L], a patch's place in [kept, removed]; mask: f32 [N, L], 1 = removed."""
+    """ids_keep: i64 [N, K]; ids_restore: i64 [N, L], place in [kept, removed]; mask: f32 [N, L], 1 = removed."""
 
     ids_keep: Tensor
     ids_restore: Tensor

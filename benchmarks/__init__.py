@@ -1,0 +1,1 @@
+"""One script per question; the answers are in results/."""

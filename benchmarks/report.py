@@ -1,0 +1,79 @@
+"""What every benchmark says of itself: the figures, the command, the machine, the date and the commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("torch", "onnxruntime", "transformers", "numpy", "pillow")
+
+
+class Report:
+    """A table of figures, printed and written to `benchmarks/results/<name>.md`."""
+
+    def __init__(self, name: str, question: str) -> None:
+        self.name = name
+        self.question = question.strip().splitlines()[0]
+        self.rows: list[tuple[str, str]] = []
+
+    def add(self, label: str, value: str) -> None:
+        self.rows.append((label, value))
+        print(f"{label}: {value}", flush=True)
+
+    def write(self) -> Path:
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"{self.name}.md"
+        lines = [f"# {self.question}", "", "| | |", "| --- | --- |"]
+        lines += [f"| {label} | {value} |" for label, value in self.rows]
+        lines += ["", *(f"- {fact}" for fact in _circumstances())]
+        path.write_text("\n".join(lines) + "\n")
+        print(f"written to {path}")
+        return path
+
+
+def _circumstances() -> list[str]:
+    module = Path(sys.argv[0]).stem
+    return [
+        f"command: `python -m benchmarks.{module} {' '.join(sys.argv[1:])}`".replace(" `", "`"),
+        f"hardware: {_cpu()}, {_cores()} cores{_gpu()}",
+        f"software: Python {platform.python_version()}, " + ", ".join(_versions()),
+        f"date: {datetime.now(UTC):%Y-%m-%d}, commit {_commit()}",
+    ]
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    best = next((f for f in ("amx_tile", "avx512_bf16", "avx512f", "avx2") if f" {f}" in flags), "")
+    return f"{names[0] if names else platform.processor() or platform.machine()} {best}".strip()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _gpu() -> str:
+    torch = sys.modules.get("torch")
+    return f", {torch.cuda.get_device_name()}" if torch is not None and torch.cuda.is_available() else ""
+
+
+def _versions() -> list[str]:
+    found = []
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(RESULTS.parent), "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
