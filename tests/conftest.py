@@ -1,66 +1,74 @@
-"""Fixtures for every package."""
+"""Fixtures for every package: runs as training leaves them, and the bundle exported from them."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bundle.store import Bundle, write_bundle
+from bundle.store import Bundle
+
+LABELS = ("ant", "bee", "cat", "dog", "elk")
 
 
-def _tensor(name: str, dtype: str, *shape: int | str) -> dict[str, Any]:
-    return {"name": name, "dtype": dtype, "shape": shape}
+@dataclass(frozen=True)
+class TinyRuns:
+    """Random networks for 32-pixel images in patches of 8, width 32, packed at 36 pixels."""
+
+    pretrained: Path
+    probe: Path  # a linear head on the mean of the patches, 5 labels
+    finetuned: Path  # a whole classifier, mean pooling, 5 labels
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """32 px, patch 8, width 32, a decoder and a head of 5 labels."""
-    graphs = {
-        "encoder": {
-            "files": {"fp32": "encoder.onnx"},
-            "opset": 20,
-            "inputs": [_tensor("images", "uint8", "N", 32, 32, 3), _tensor("ids_keep", "int64", "N", "K")],
-            "outputs": [
-                _tensor("cls", "float32", "N", 32),
-                _tensor("mean", "float32", "N", 32),
-                _tensor("tokens", "float32", "N", "1+K", 32),
-            ],
-        },
-        "decoder": {
-            "files": {"fp32": "decoder.onnx"},
-            "opset": 20,
-            "inputs": [_tensor("tokens", "float32", "N", "1+K", 32), _tensor("ids_restore", "int64", "N", 16)],
-            "outputs": [_tensor("patches", "float32", "N", 16, 192)],
-        },
-        "head": {
-            "files": {"fp32": "head.onnx"},
-            "opset": 20,
-            "inputs": [_tensor("mean", "float32", "N", 32)],
-            "outputs": [_tensor("logits", "float32", "N", 5)],
-        },
-    }
-    fields: dict[str, Any] = {
-        "name": "tiny",
-        "model": {
-            "image_size": (32, 32),
-            "patch_size": 8,
-            "channels": 3,
-            "dim": 32,
-            "depth": 2,
-            "heads": 2,
-            "mlp_ratio": 4,
-            "decoder": {"dim": 32, "depth": 1, "heads": 2},
-        },
-        "pixel_target": "normalized",
-        "preprocess": {"resize": (36, 36), "crop": (32, 32), "mean": [0.5] * 3, "std": [0.25] * 3},
-        "pooling": "mean",
-        "graphs": graphs,
-        "num_classes": 5,
-        "parity": {},
-        "provenance": {"dataset": "noise", "num_images": 1, "epochs": 0, "maeve_version": "0.1.0"},
-    }
-    files: dict[str, Path | bytes] = {f"{graph}.onnx": graph.encode() for graph in graphs}
-    files["labels.json"] = b'["ant", "bee", "cat", "dog", "elk"]'
-    return write_bundle(tmp_path_factory.mktemp("tiny") / "bundle", fields, files)
+def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> TinyRuns:
+    import torch
+
+    from mae import Classifier, ClassifierConfig, LinearHead, LinearHeadConfig, MAEConfig, MaskedAutoencoder
+
+    torch.manual_seed(0)
+    config = MAEConfig(
+        image_size=(32, 32),
+        patch_size=8,
+        dim=32,
+        depth=2,
+        heads=2,
+        decoder_dim=32,
+        decoder_depth=1,
+        decoder_heads=2,
+    )
+    root = tmp_path_factory.mktemp("runs")
+    classifier = Classifier(ClassifierConfig(encoder=config, num_classes=len(LABELS)))
+    torch.nn.init.normal_(classifier.head.weight)  # it starts near zero, where all images score the same
+    head = LinearHead(LinearHeadConfig(inputs=("mean",), dim=config.dim, num_classes=len(LABELS)))
+    return TinyRuns(
+        pretrained=write_run(root / "tiny", "pretrain", MaskedAutoencoder(config), {"reconstruction_loss": 0.5}),
+        probe=write_run(root / "probe", "probe", head, {"top1": 0.25}),
+        finetuned=write_run(root / "finetuned", "finetune", classifier, {"top1": 0.75}),
+    )
+
+
+def write_run(folder: Path, kind: str, network: Any, metrics: dict[str, float]) -> Path:
+    """A finished run's folder; `network` is one that mae.weights can save."""
+    from bundle.labels import write_labels
+    from mae.weights import save_model
+
+    save_model(network, folder)
+    if kind != "pretrain":
+        write_labels(folder / "labels.json", LABELS)
+    data = {"name": "noise", "num_images": 7, "pack_size": [36, 36], "mean": [0.5] * 3, "std": [0.25] * 3}
+    document = {"kind": kind, "config": {}, "data": data, "epochs": 2, "metrics": metrics, "git_commit": "abc123"}
+    (folder / "run.json").write_text(json.dumps(document))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_runs: TinyRuns, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Encoder, decoder and linear head of `tiny_runs`, exported."""
+    from export.pipeline import ExportConfig, export_run
+
+    out = tmp_path_factory.mktemp("tiny") / "bundle"
+    return export_run(ExportConfig(run=tiny_runs.pretrained, classifier=tiny_runs.probe, out=out))

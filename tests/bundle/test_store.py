@@ -303,7 +303,9 @@ def test_a_writer_killed_before_the_rename_changes_nothing(tmp_path: Path, exist
     """A real process, a real SIGKILL, at the worst moment: all is written, nothing is renamed."""
     out = tmp_path / "out"
     before = write_bundle(out, FIELDS, {**FILES, "head.onnx": b"old"}) if existing else None
-    process = subprocess.Popen([sys.executable, "-c", KILLED_WRITER, out], stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED_WRITER, out], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == b"staged\n"
     process.send_signal(signal.SIGKILL)
