@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import tyro
@@ -38,12 +38,21 @@ class PackConfig:
     """A folder of images (sub-folders are classes), a .parquet file, or a folder of them."""
     out: Path
     """The folder to write."""
+    name: str | None = None
+    """What the data is called in run.json and in a bundle's manifest. Default: the source's name."""
     size: int | None = None
     """Side in pixels of the square that an image is scaled to cover and cut to. Default: by the images' size."""
     width: int | None = None
     """Width in pixels, where it differs from the height, which is then --size."""
     channels: Literal[1, 3, 4] = 3
     """1 = grey, 3 = RGB, 4 = RGBA."""
+
+
+class _Origin(NamedTuple):
+    """What the data is called, and the path that it was read from."""
+
+    name: str
+    path: str
 
 
 @dataclass
@@ -72,7 +81,9 @@ class _Statistics:
         return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
 
-def pack(data: Path, out: Path, *, size: tuple[int, int] | None = None, channels: int = 3) -> PackedDataset:
+def pack(
+    data: Path, out: Path, *, name: str | None = None, size: tuple[int, int] | None = None, channels: int = 3
+) -> PackedDataset:
     """Pack `data` into `out` and open it. size: (height, width) in pixels, None = by the images' own size.
 
     The folder appears under its name only when it is whole. Raises TrainingError for an empty source, one without a
@@ -85,45 +96,56 @@ def pack(data: Path, out: Path, *, size: tuple[int, int] | None = None, channels
     staging = out.with_name(out.name + ".partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    info = _write_shards(source, staging, size, channels, str(data))
+    info = _write_shards(source, staging, size, channels, _Origin(name or source.name, str(data)))
     (staging / PACK_FILE).write_text(json.dumps(asdict(info), indent=2) + "\n")
     staging.rename(out)
     return PackedDataset(out)
 
 
-def _write_shards(source: Source, folder: Path, size: tuple[int, int], channels: int, origin: str) -> PackInfo:
+class _ShardWriter:
+    """Collects images and writes them out whenever a shard is full. shards: file -> number of images."""
+
+    def __init__(self, folder: Path, image_bytes: int) -> None:
+        self.shards: dict[str, int] = {}
+        self._folder = folder
+        self._per_shard = max(1, _SHARD_BYTES // image_bytes)
+        self._pending: list[NDArray[np.uint8]] = []
+
+    def add(self, image: NDArray[np.uint8]) -> None:
+        self._pending.append(image)
+        if len(self._pending) == self._per_shard:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._pending:
+            return
+        name = f"pixels-{len(self.shards):05d}.npy"
+        np.save(self._folder / name, np.stack(self._pending))
+        self.shards[name] = len(self._pending)
+        self._pending.clear()
+
+
+def _write_shards(source: Source, folder: Path, size: tuple[int, int], channels: int, origin: _Origin) -> PackInfo:
     spec = Preprocess(resize=size, crop=size, mean=(0.0,) * channels, std=(1.0,) * channels)
-    per_shard = max(1, _SHARD_BYTES // (size[0] * size[1] * channels))
-    statistics, labels, shards = _Statistics(channels), list[int](), dict[str, int]()
-    corrupt = 0
-    pending: list[NDArray[np.uint8]] = []
-
-    def flush() -> None:
-        name = f"pixels-{len(shards):05d}.npy"
-        np.save(folder / name, np.stack(pending))
-        shards[name] = len(pending)
-        pending.clear()
-
+    writer = _ShardWriter(folder, size[0] * size[1] * channels)
+    statistics, labels, num_corrupt = _Statistics(channels), list[int](), 0
     with (folder / CORRUPT_FILE).open("w") as report:
         for sample, result in _decoded(source, spec, channels):
             if isinstance(result, InvalidInput):
                 report.write(json.dumps({"name": sample.name, "error": str(result)}) + "\n")
-                corrupt += 1
+                num_corrupt += 1
                 continue
             statistics.add(result)
-            pending.append(result)
+            writer.add(result)
             labels.append(NO_LABEL if sample.label is None else sample.label)
-            if len(pending) == per_shard:
-                flush()
     if not labels:
-        raise TrainingError(f"none of {corrupt} images could be read; see {folder / CORRUPT_FILE}")
-    if pending:
-        flush()
+        raise TrainingError(f"none of {num_corrupt} images could be read; see {folder / CORRUPT_FILE}")
+    writer.flush()
     np.save(folder / LABELS_FILE, np.array(labels, np.int64))
     mean, std = statistics.mean_std()
     return PackInfo(
-        name=source.name, size=size, channels=channels, num_images=len(labels), num_corrupt=corrupt, shards=shards,
-        classes=source.classes, mean=mean, std=std, source=origin,
+        name=origin.name, source=origin.path, size=size, channels=channels, num_images=len(labels),
+        num_corrupt=num_corrupt, shards=writer.shards, classes=source.classes, mean=mean, std=std,
     )  # fmt: skip
 
 
@@ -161,7 +183,7 @@ def _median_side(source: Source) -> int:
 def main() -> None:
     config = tyro.cli(PackConfig, prog="python -m training.pack")
     size = None if config.size is None else (config.size, config.width or config.size)
-    packed = pack(config.data, config.out, size=size, channels=config.channels)
+    packed = pack(config.data, config.out, name=config.name, size=size, channels=config.channels)
     info = packed.info
     print(f"{config.out}: {info.num_images} images of {info.size[0]}x{info.size[1]}, {info.num_corrupt} unreadable")
     if info.num_corrupt:

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
+from bundle.digest import file_sha256
 from mae.classifier import Feature, LinearHead, LinearHeadConfig
 from mae.model import MaskedAutoencoder, Normalize, patchify
-from mae.weights import load_mae, save_model
+from mae.weights import WEIGHTS_FILE, load_mae, save_model
 from training.data import Ids, open_data, open_test, require_classes, split_labeled
 from training.device import pick_device
 from training.errors import run_command
@@ -79,7 +80,10 @@ def probe(config: ProbeConfig) -> dict[str, float]:
         metrics["probe_test_top1"] = top1(logits, test.labels)
     save_model(head, config.out)
     write_labels(config.out, classes)
-    run.describe(data=data_fields(packed.info), num_train=len(train_ids), num_val=len(val_ids), metrics=metrics)
+    run.describe(
+        data=data_fields(packed.info), num_train=len(train_ids), num_val=len(val_ids), metrics=metrics,
+        init_sha256=file_sha256(config.init / WEIGHTS_FILE),  # a head fits these very weights, and export asks for them
+    )  # fmt: skip
     return metrics
 
 
