@@ -17,7 +17,7 @@ class Masking(NamedTuple):
 
 
 def num_keep(num_patches: int, ratio: float) -> int:
-    """K = int(L * (1 - ratio)), as in the paper's code. Raises ValueError where nothing is kept or nothing removed."""
+    """K = int(L * (1 - ratio)), as in the paper's code; 0 removes nothing. Raises ValueError where nothing is kept."""
     if not 0 <= ratio < 1:
         raise ValueError(f"mask_ratio must be at least 0 and below 1, got {ratio}")
     keep = int(num_patches * (1 - ratio))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,12 @@ def save_model(model: Network, folder: Path) -> None:
     (name,) = (name for name, kind in _FORMATS.items() if isinstance(model, kind))
     weights = folder / (WEIGHTS_FILE + ".tmp")
     save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, weights)
-    weights.replace(folder / WEIGHTS_FILE)
     config = folder / (CONFIG_FILE + ".tmp")
     config.write_text(json.dumps({"format": name, "config": asdict(model.config)}, indent=2) + "\n")
-    config.replace(folder / CONFIG_FILE)
+    for temporary in (weights, config):
+        with temporary.open("rb") as f:
+            os.fsync(f.fileno())  # before the rename, or a power cut could leave the name with nothing behind it
+        temporary.replace(temporary.with_suffix(""))
 
 
 def load_model(folder: Path) -> Network:
@@ -49,7 +52,7 @@ def load_model(folder: Path) -> Network:
         document = json.loads((folder / CONFIG_FILE).read_text())
         model = _build(document["format"], document["config"])
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError, RuntimeError) as e:
+    except (AttributeError, KeyError, TypeError, ValueError, SafetensorError, RuntimeError) as e:
         raise ValueError(f"{folder} does not hold weights that this version reads: {e}") from e
     return model.eval()
 
