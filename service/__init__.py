@@ -1,0 +1,1 @@
+"""`python -m service`: a bundle behind REST. Imports no torch."""

@@ -1,0 +1,53 @@
+"""The application: `create_app(settings)`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from bundle.store import Bundle, load_bundle
+from runtime import Runtime, open_runtime
+from service.engine import Engine
+from service.errors import install_handlers
+from service.gate import Gate, GateMiddleware
+from service.info import maeve_version
+from service.metrics import Metrics
+from service.routes import classify, embed, ops, pages, reconstruct
+from service.settings import Settings
+
+_DESCRIPTION = "Embeds, classifies and reconstructs images with a Masked Autoencoder."
+
+
+def create_app(settings: Settings, *, bundle: Bundle | None = None, runtime: Runtime | None = None) -> FastAPI:
+    """The service as an ASGI app. Its lifespan loads the bundle and opens the runtime, unless they are given, and
+    closes the runtime in either case: it serves this app alone.
+
+    BundleError and RuntimeUnavailable come out of the lifespan's start.
+    """
+    metrics = Metrics()
+    gate = Gate()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loaded = bundle or load_bundle(settings.bundle)
+        opened = runtime or open_runtime(loaded, settings.runtime, precision=settings.precision, lanes=settings.lanes)
+        app.state.engine = engine = Engine(loaded, opened, settings, metrics)
+        try:
+            yield
+        finally:
+            gate.drain()
+            await engine.close()
+
+    app = FastAPI(
+        title="Maeve", description=_DESCRIPTION, version=maeve_version(), lifespan=lifespan,
+        docs_url=None, redoc_url=None,
+    )  # fmt: skip
+    app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
+    metrics.watch("maeve_requests_in_flight", "Requests for work not answered yet.", lambda: gate.in_flight)
+    app.add_middleware(GateMiddleware, gate=gate, settings=settings, metrics=metrics)
+    install_handlers(app)
+    for router in (embed.router, classify.router, reconstruct.router, ops.router, pages.make_router()):
+        app.include_router(router)
+    return app

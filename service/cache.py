@@ -1,0 +1,218 @@
+"""Results by key: first in this process, then in Redis. Values are raw little-endian float32; the loss of a cache costs
+speed, never a request.
+
+A key stands for everything that affects the value, so a value never has to be taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+from collections import OrderedDict, deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.errors import CacheError
+
+log = logging.getLogger(__name__)
+
+Vector = NDArray[np.float32]
+
+_WIRE = np.dtype("<f4")
+_LAYOUT = "maeve:1"  # the number goes up when values are laid out or computed in another way
+_ENTRY_OVERHEAD_BYTES = 400  # key, array header and the table's slot, as measured with tracemalloc
+_MAX_SHARE = 8  # no single value may take more than this fraction of the in-process cache
+
+
+def context_key(*parts: str) -> str:
+    """What all images of one operation have in common: bundle, runtime, precision, operation, parameters.
+
+    Parts are joined by a character that occurs in none of them, so that no two lists of parts give one key.
+    """
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return f"{_LAYOUT}:{digest[:32]}"
+
+
+def image_key(context: str, data: bytes) -> str:
+    """The key of one image's result: `context` and the sha256 of the encoded bytes."""
+    return f"{context}:{hashlib.sha256(data).hexdigest()}"
+
+
+class MemoryCache:
+    """Least recently used out first, bounded in bytes. Used from the event loop's thread alone."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self._entries: OrderedDict[str, Vector] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: str) -> Vector | None:
+        value = self._entries.get(key)
+        if value is not None:
+            self._entries.move_to_end(key)
+        return value
+
+    def put(self, key: str, value: Vector) -> None:
+        """Keep `value`, which must not change any more, unless it alone would push out a good part of the rest."""
+        size = _size(value)
+        if size * _MAX_SHARE > self.max_bytes or key in self._entries:
+            return
+        self._entries[key] = value
+        self.num_bytes += size
+        while self.num_bytes > self.max_bytes:
+            _, oldest = self._entries.popitem(last=False)
+            self.num_bytes -= _size(oldest)
+
+
+def _size(value: Vector) -> int:
+    return value.nbytes + _ENTRY_OVERHEAD_BYTES
+
+
+class Store(Protocol):
+    """A remote table of bytes. Every method raises CacheError, within its own time limit, when it does not answer."""
+
+    async def read(self, keys: Sequence[str]) -> list[bytes | None]: ...
+
+    async def write(self, items: Sequence[tuple[str, bytes]]) -> None: ...
+
+    async def ping(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteConfig:
+    """`failures`: in a row, until the remote is left alone. Then a probe asks after `probe_min_s`, and each time twice
+    as late up to `probe_max_s`, times a random factor from 0.5 to 1.5 so that many services do not ask at once.
+    """
+
+    failures: int = 3
+    probe_min_s: float = 0.5
+    probe_max_s: float = 15.0
+    max_waiting: int = 1024  # results waiting to be written; what comes on top is not written
+    max_value_bytes: int = 4 * 2**20
+
+    def __post_init__(self) -> None:
+        if not 0 < self.probe_min_s <= self.probe_max_s:
+            raise ValueError(f"probe_min_s must lie in (0, probe_max_s], got {self.probe_min_s}, {self.probe_max_s}")
+        if self.failures < 1 or self.max_waiting < 1:
+            raise ValueError("failures and max_waiting must be at least 1")
+
+
+class RemoteCache:
+    """A store that may be down at the start, die and come back.
+
+    Reads of one turn of the event loop travel together. Writes wait for nobody. After a few failures in a row the store
+    is left alone (the circuit is open) and only a background probe asks for it, so no request pays for its absence.
+    """
+
+    def __init__(
+        self, store: Store, config: RemoteConfig | None = None, *, on_error: Callable[[], None] = lambda: None
+    ) -> None:
+        self._store = store
+        self._config = config or RemoteConfig()
+        self._on_error = on_error
+        self._failures = 0
+        self._reads: list[tuple[str, asyncio.Future[bytes | None]]] = []
+        self._writes: deque[tuple[str, bytes]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._probe: asyncio.Task[None] | None = None
+        self._writer: asyncio.Task[None] | None = None
+
+    @property
+    def up(self) -> bool:
+        """False while the circuit is open."""
+        return self._probe is None
+
+    async def get(self, key: str, num_values: int) -> Vector | None:
+        """The value, or None: unknown, not of `num_values` float32 (so not ours), or no answer in time."""
+        if not self.up:
+            return None
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bytes | None] = loop.create_future()
+        self._reads.append((key, future))
+        if len(self._reads) == 1:
+            loop.call_soon(lambda: self._spawn(self._read()))
+        raw = await future
+        if raw is None or len(raw) != num_values * _WIRE.itemsize:
+            return None
+        return np.frombuffer(raw, dtype=_WIRE)
+
+    def put(self, key: str, value: Vector) -> None:
+        """Write when convenient. Dropped while the store is down or far behind."""
+        if not self.up or len(self._writes) >= self._config.max_waiting or value.nbytes > self._config.max_value_bytes:
+            return
+        self._writes.append((key, value.astype(_WIRE, copy=False).tobytes()))
+        if self._writer is None:
+            self._writer = self._spawn(self._write())
+
+    async def close(self) -> None:
+        for task in (self._probe, *self._tasks):
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._store.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _read(self) -> None:
+        reads, self._reads = self._reads, []
+        values: Sequence[bytes | None] = [None] * len(reads)
+        try:
+            values = await self._store.read([key for key, _ in reads])
+            self._succeeded()
+        except CacheError as e:
+            self._failed(e)
+        finally:
+            for (_, future), value in zip(reads, values, strict=True):
+                if not future.done():
+                    future.set_result(value)
+
+    async def _write(self) -> None:
+        try:
+            while self._writes and self.up:
+                batch = [self._writes.popleft() for _ in range(min(64, len(self._writes)))]
+                await self._store.write(batch)
+                self._succeeded()
+        except CacheError as e:
+            self._failed(e)
+        finally:
+            self._writer = None
+
+    def _succeeded(self) -> None:
+        self._failures = 0
+
+    def _failed(self, error: CacheError) -> None:
+        self._on_error()
+        self._failures += 1
+        if self._failures >= self._config.failures and self._probe is None:
+            log.warning("left alone until it answers again: %s", error)
+            self._writes.clear()
+            self._probe = self._spawn(self._ask_until_up())
+
+    async def _ask_until_up(self) -> None:
+        delay_s = self._config.probe_min_s
+        while True:
+            await asyncio.sleep(delay_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, no secret
+            try:
+                await self._store.ping()
+            except CacheError:
+                delay_s = min(2 * delay_s, self._config.probe_max_s)
+                continue
+            log.info("the remote cache answers again")
+            self._failures = 0
+            self._probe = None
+            return

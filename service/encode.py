@@ -1,0 +1,138 @@
+"""Answers on the wire: JSON by orjson, raw little-endian tensors, .npy, PNG."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import Response
+from numpy.typing import NDArray
+
+from bundle.manifest import Manifest
+from bundle.masking import Masking
+from bundle.store import Bundle
+from service.engine import Answer
+from service.options import JSON, NPY, PNG, EmbedQuery
+from service.programs import PoolingName
+from service.reconstruct import encode_png, make_pictures
+
+Tensor = NDArray[np.floating[Any]]
+
+
+def split_poolings(
+    answer: Answer, poolings: Sequence[PoolingName], query: EmbedQuery, dim: int
+) -> dict[PoolingName, Tensor]:
+    """For each pooling [N, D], and [N, K, D] for `patches`, normalised and of the type asked for."""
+    rows = np.stack(answer.values).reshape(len(answer.values), -1, dim)  # [N, rows of all poolings, D]
+    num_patches = rows.shape[1] - sum(pooling != "patches" for pooling in poolings)
+    tensors: dict[PoolingName, Tensor] = {}
+    start = 0
+    for pooling in poolings:
+        size = num_patches if pooling == "patches" else 1
+        part = rows[:, start : start + size]  # [N, 1 or K, D]
+        start += size
+        if query.normalize:
+            part = part / np.maximum(np.linalg.norm(part, axis=-1, keepdims=True), 1e-12)
+        part = part.astype(query.dtype, copy=False)
+        tensors[pooling] = part if pooling == "patches" else part[:, 0]
+    return tensors
+
+
+def embeddings(
+    answer: Answer, poolings: Sequence[PoolingName], query: EmbedQuery, media_type: str, manifest: Manifest
+) -> Response:
+    """One pooling: `embeddings` is a list with an entry per image. Several, in JSON only: an object of such lists."""
+    assert media_type == JSON or len(poolings) == 1
+    tensors = split_poolings(answer, poolings, query, manifest.model.dim)
+    first = tensors[poolings[0]]
+    if media_type == JSON:
+        single = len(poolings) == 1
+        body = {
+            "model": manifest.name,
+            "digest": manifest.digest,
+            "pooling": poolings[0] if single else poolings,
+            "dim": manifest.model.dim,
+            "embeddings": first if single else tensors,
+            "cached": answer.cached,
+        }
+        return json(body, answer)
+    headers = _headers(answer) | {
+        "maeve-model": manifest.name,
+        "maeve-digest": manifest.digest,
+        "maeve-pooling": poolings[0],
+        "maeve-shape": ",".join(map(str, first.shape)),
+        "maeve-dtype": first.dtype.name,
+        "maeve-cached": ",".join(str(int(cached)) for cached in answer.cached),
+    }
+    return Response(_npy(first) if media_type == NPY else _octets(first), 200, headers, media_type)
+
+
+def predictions(answer: Answer, top_k: int, bundle: Bundle) -> Response:
+    """The `top_k` most probable labels of every image, most probable first."""
+    logits = np.stack(answer.values)  # [N, classes]
+    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = exp / exp.sum(axis=1, keepdims=True)  # [N, classes]
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]  # [N, top_k]
+    labels = bundle.labels or ()
+    body = {
+        "model": bundle.manifest.name,
+        "digest": bundle.manifest.digest,
+        "predictions": [
+            [{"label": labels[i], "index": int(i), "probability": float(row[i])} for i in ids]
+            for ids, row in zip(order, probabilities, strict=True)
+        ],
+        "cached": answer.cached,
+    }
+    return json(body, answer)
+
+
+def reconstruction(answer: Answer, masking: Masking, media_type: str, manifest: Manifest) -> Response:
+    """Three pictures and the error, or the pictures side by side as one PNG."""
+    pictures = make_pictures(answer.values[0], masking.mask, manifest)
+    if media_type == PNG:
+        return Response(encode_png(pictures.side_by_side()), 200, _headers(answer), PNG)
+    images = {name: getattr(pictures, name) for name in ("original", "masked", "reconstruction")}
+    body = {
+        "model": manifest.name,
+        "digest": manifest.digest,
+        "pixel_target": manifest.pixel_target,
+        "grid": manifest.model.grid,
+        "mask": masking.mask.astype(np.int64),
+        "error": pictures.error,
+        "mean_error": float(pictures.error[masking.mask == 1].mean()),
+        "images": {name: b64encode(encode_png(picture)).decode() for name, picture in images.items()},
+        "cached": answer.cached[0],
+    }
+    return json(body, answer)
+
+
+def json(body: Mapping[str, Any], answer: Answer | None = None) -> Response:
+    content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY, default=_contiguous)
+    return Response(content, 200, None if answer is None else _headers(answer), JSON)
+
+
+def _contiguous(value: Any) -> Any:
+    """orjson takes arrays only as they lie in memory row by row."""
+    if isinstance(value, np.ndarray):
+        return np.ascontiguousarray(value) if not value.flags.c_contiguous else value.tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _headers(answer: Answer) -> dict[str, str]:
+    """Server-Timing in milliseconds (https://www.w3.org/TR/server-timing/); for each stage, the slowest image's."""
+    stages = {"cache": 0.0, "decode": 0.0, "queue": 0.0, "infer": 0.0, **answer.stages}
+    return {"server-timing": ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in stages.items())}
+
+
+def _octets(tensor: Tensor) -> bytes:
+    return np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<")).tobytes()
+
+
+def _npy(tensor: Tensor) -> bytes:
+    out = io.BytesIO()
+    np.save(out, tensor, allow_pickle=False)
+    return out.getvalue()

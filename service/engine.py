@@ -1,0 +1,285 @@
+"""The path of an image: hash, caches, decode pool, batcher, caches again.
+
+The event loop's thread owns every table here; decoding and the model have threads of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.errors import BundleError, InvalidInput
+from bundle.masking import Masking, keep_ids, masking_from_removed, random_masking
+from bundle.preprocess import MODES, preprocess
+from bundle.store import Bundle
+from runtime import Runtime
+from runtime.cores import usable_cores
+from service.admission import Admission
+from service.batcher import Batcher
+from service.cache import MemoryCache, RemoteCache, Vector, context_key, image_key
+from service.errors import BadParameter, NotOffered
+from service.flights import Flight, Flights, all_landed
+from service.metrics import Metrics
+from service.options import EmbedQuery, ReconstructQuery
+from service.programs import Item, PoolingName, Program, Programs
+from service.redis_store import RedisStore
+from service.settings import Settings
+
+T = TypeVar("T")
+
+_HASH_INLINE_BYTES = 2**20  # hashing less than this is quicker than a change of thread
+
+Source = Literal["memory", "redis", "flight", "computed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One image's result. `stages`: name -> seconds spent there."""
+
+    value: Vector
+    source: Source
+    stages: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A request's results in the order of its images. `stages`: for each, the slowest image's seconds."""
+
+    values: list[Vector]
+    cached: list[bool]
+    stages: dict[str, float]
+
+    @property
+    def num_values(self) -> int:
+        return sum(value.size for value in self.values)
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What to do with every image of a request."""
+
+    program: Program
+    ids_keep: NDArray[np.int64]  # [K]
+    ids_restore: NDArray[np.int64] | None
+    context: str  # the caches' key without the image
+
+
+class Engine:
+    """Serves one bundle on one runtime. Make it inside a running event loop; `close` ends its threads and the runtime.
+
+    BundleError if the bundle's images cannot come from image files.
+    """
+
+    def __init__(self, bundle: Bundle, runtime: Runtime, settings: Settings, metrics: Metrics) -> None:
+        self.bundle = bundle
+        self.manifest = manifest = bundle.manifest
+        self.runtime = runtime
+        self._settings = settings
+        self._metrics = metrics
+        if manifest.model.channels not in MODES:
+            raise BundleError(f"images of {manifest.model.channels} channels cannot be decoded, only {sorted(MODES)}")
+        self._programs = Programs(manifest, runtime)
+        self.batcher: Batcher[Program, Item, Vector] = Batcher(
+            self._run, lanes=runtime.lanes, max_batch=settings.max_batch or runtime.max_batch
+        )
+        decode_threads = settings.decode_threads or usable_cores()
+        self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self.memory = MemoryCache(settings.cache_bytes)
+        self.remote = None if settings.redis_url is None else _remote(settings.redis_url, settings, metrics)
+        self._flights: Flights[Outcome] = Flights()
+        self.admission = Admission(settings.max_queue)
+        self._watch()
+
+    async def embed(self, images: Sequence[bytes], query: EmbedQuery, deadline: float) -> Answer:
+        """Poolings one after the other, not normalised; see Programs.run. `deadline`: in the loop's time."""
+        poolings = self.poolings(query)
+        ids = keep_ids(self.manifest.model.num_patches, query.keep)
+        program = Program("embed", len(ids), poolings)
+        return await self._answer(images, self._job(program, ids, None, *poolings), deadline)
+
+    async def classify(self, images: Sequence[bytes], deadline: float) -> Answer:
+        """Logits. NotOffered if the bundle has no classifier."""
+        if not self.manifest.can_classify:
+            raise NotOffered(f"the bundle {self.manifest.name} has no classifier")
+        ids = keep_ids(self.manifest.model.num_patches, 1)
+        return await self._answer(images, self._job(Program("classify", len(ids)), ids, None), deadline)
+
+    async def reconstruct(self, image: bytes, masking: Masking, deadline: float) -> Answer:
+        """One value: the pixels 0..255, then the decoder's patches. NotOffered if the bundle has no decoder."""
+        if not self.manifest.can_reconstruct:
+            raise NotOffered(f"the bundle {self.manifest.name} has no decoder")
+        program = Program("reconstruct", len(masking.ids_keep))
+        order = masking.ids_restore
+        job = self._job(program, masking.ids_keep, order, sha256(order.tobytes()).hexdigest())
+        return await self._answer([image], job, deadline)
+
+    def poolings(self, query: EmbedQuery) -> tuple[PoolingName, ...]:
+        return query.poolings(self.manifest.pooling)
+
+    def masking(self, query: ReconstructQuery) -> Masking:
+        """BadParameter if the mask does not fit the bundle's patches."""
+        num_patches = self.manifest.model.num_patches
+        if query.removed is None:
+            return random_masking(num_patches, query.ratio, query.seed)
+        try:
+            return masking_from_removed(num_patches, query.removed)
+        except InvalidInput as e:
+            raise BadParameter(str(e), param="mask") from e
+
+    async def offload(self, work: Callable[[], T]) -> T:
+        """Run what would hold up the event loop on a decode thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+
+    @property
+    def alive(self) -> bool:
+        """False if a thread that runs the model has died."""
+        return self.batcher.alive
+
+    async def close(self) -> None:
+        """What is in flight fails with Unavailable; threads, connections and the runtime end."""
+        await self._flights.close()
+        await asyncio.to_thread(self.batcher.close)
+        self._decoders.shutdown(cancel_futures=True)
+        if self.remote is not None:
+            await self.remote.close()
+        self.runtime.close()
+
+    def _job(
+        self, program: Program, ids_keep: NDArray[np.int64], ids_restore: NDArray[np.int64] | None, *params: str
+    ) -> _Job:
+        context = context_key(
+            self.manifest.digest, self.runtime.name, self.runtime.precision, program.operation,
+            str(program.num_keep), *params,
+        )  # fmt: skip
+        return _Job(program, ids_keep, ids_restore, context)
+
+    async def _answer(self, images: Sequence[bytes], job: _Job, deadline: float) -> Answer:
+        keys = await self._keys(images, job.context)
+        found = [self.memory.get(key) for key in keys]
+        self.admission.enter(len({k for k, v in zip(keys, found, strict=True) if v is None and k not in self._flights}))
+        flights: dict[int, Flight[Outcome]] = {}
+        shared: set[int] = set()
+        try:
+            for i, (key, image) in enumerate(zip(keys, images, strict=True)):
+                if found[i] is None:
+                    if key in self._flights:
+                        shared.add(i)
+                    flights[i] = self._board(key, image, job, deadline)
+            await all_landed(flights.values())
+            for i, flight in flights.items():
+                _raise_failure(flight, i)
+            outcomes = [
+                Outcome(value, "memory") if value is not None else _landed(flights[i], shared=i in shared)
+                for i, value in enumerate(found)
+            ]
+        finally:
+            for i, flight in flights.items():
+                self._flights.leave(keys[i], flight)
+        return self._account(job.program, outcomes)
+
+    async def _keys(self, images: Sequence[bytes], context: str) -> list[str]:
+        def keys() -> list[str]:
+            return [image_key(context, image) for image in images]
+
+        if sum(map(len, images)) <= _HASH_INLINE_BYTES:
+            return keys()
+        return await asyncio.to_thread(keys)
+
+    def _board(self, key: str, image: bytes, job: _Job, deadline: float) -> Flight[Outcome]:
+        return self._flights.join(
+            key,
+            lambda: self._fetch(key, image, job, deadline),
+            lambda task: self.admission.leave(finished=not task.cancelled()),
+        )
+
+    async def _fetch(self, key: str, image: bytes, job: _Job, deadline: float) -> Outcome:
+        """From Redis, or by computing it."""
+        start = time.perf_counter()
+        if self.remote is not None:
+            value = await self.remote.get(key, job.program.num_values(self.manifest))
+            if value is not None:
+                self.memory.put(key, value)
+                return Outcome(value, "redis", {"cache": time.perf_counter() - start})
+        looked_up = time.perf_counter()
+        pixels, decode_s = await self.offload(lambda: self._decode(image))
+        decoded = time.perf_counter()
+        item = Item(pixels, job.ids_keep, job.ids_restore)
+        done = await asyncio.wrap_future(self.batcher.submit(job.program, item, deadline=deadline))
+        self.memory.put(key, done.value)
+        if self.remote is not None:
+            self.remote.put(key, done.value)
+        waited_s = decoded - looked_up - decode_s  # for a decode thread
+        stages = {"cache": looked_up - start, "decode": decode_s, "queue": waited_s + done.queue_s}
+        return Outcome(done.value, "computed", {**stages, "infer": done.infer_s})
+
+    def _decode(self, image: bytes) -> tuple[NDArray[np.uint8], float]:
+        """Pixels [H, W, C] and the seconds it took."""
+        start = time.perf_counter()
+        model = self.manifest.model
+        pixels = preprocess(
+            image, self.manifest.preprocess, channels=model.channels, max_pixels=self._settings.max_pixels
+        )
+        return pixels, time.perf_counter() - start
+
+    def _run(self, program: Program, items: list[Item]) -> list[Vector]:
+        self._metrics.batch_images.labels(program.operation).observe(len(items))
+        return self._programs.run(program, items)
+
+    def _account(self, program: Program, outcomes: Sequence[Outcome]) -> Answer:
+        stages: dict[str, float] = {}
+        for outcome in outcomes:
+            self._metrics.images.labels(program.operation, outcome.source).inc()
+            for stage, seconds in outcome.stages.items():
+                stages[stage] = max(seconds, stages.get(stage, 0.0))
+                if outcome.source != "flight":
+                    self._metrics.stage_seconds.labels(stage).observe(seconds)
+        cached = [outcome.source in ("memory", "redis") for outcome in outcomes]
+        return Answer([outcome.value for outcome in outcomes], cached, stages)
+
+    def _watch(self) -> None:
+        watch, manifest, runtime = self._metrics.watch, self.manifest, self.runtime
+        self._metrics.describe(
+            name=manifest.name, digest=manifest.digest, runtime=runtime.name, device=runtime.device,
+            precision=runtime.precision,
+        )  # fmt: skip
+        watch("maeve_pending_images", "Images waiting or being worked on.", lambda: self.admission.pending)
+        watch("maeve_drain_seconds", "When the pending images will be done, at the present pace.", self._drain_s)
+        watch("maeve_batch_cap", "Most images per model call, as of now.", lambda: self.batcher.cap)
+        watch("maeve_cache_bytes", "Memory taken by results in this process.", lambda: self.memory.num_bytes)
+        watch("maeve_cache_entries", "Results in this process.", lambda: len(self.memory))
+        watch("maeve_redis_up", "1 while Redis is in use and answers.", lambda: bool(self.remote and self.remote.up))
+
+    def _drain_s(self) -> float:
+        return self.admission.drain_s() if self.admission.pending else 0.0
+
+
+def _remote(url: str, settings: Settings, metrics: Metrics) -> RemoteCache:
+    store = RedisStore(url, timeout_s=settings.redis_timeout_ms / 1000, ttl_s=settings.redis_ttl_s)
+    return RemoteCache(store, on_error=metrics.remote_errors.inc)
+
+
+def _raise_failure(flight: Flight[Outcome], index: int) -> None:
+    """Raise what the flight of a request's image `index` failed with, if it did.
+
+    An error about an image is made anew to speak of this one: the flight may have begun for another place or request.
+    """
+    if not flight.task.done():  # it is the flight of another image that failed
+        return
+    try:
+        flight.result()
+    except InvalidInput as e:
+        message = str(e).replace(f"image {e.index}", f"image {index}", 1)
+        raise type(e)(message, param=e.param, index=index) from e
+
+
+def _landed(flight: Flight[Outcome], *, shared: bool) -> Outcome:
+    outcome = flight.result()
+    return replace(outcome, source="flight") if shared and outcome.source == "computed" else outcome

@@ -1,0 +1,127 @@
+"""The one place where errors become HTTP. Every error has the shape {"error": {"type", "message", "param", "code"}}."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from bundle.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    MaeveError,
+    Overloaded,
+    TooLarge,
+    Unavailable,
+    UnsupportedMedia,
+)
+
+log = logging.getLogger(__name__)
+
+
+class BadParameter(InvalidInput):
+    """A parameter, header or body does not have the form that it must have (HTTP 422)."""
+
+
+class Unauthorized(MaeveError):
+    """The API key is missing or wrong (HTTP 401)."""
+
+
+class NotOffered(MaeveError):
+    """The bundle lacks the graph that the route needs (HTTP 404)."""
+
+
+class NotAcceptable(MaeveError):
+    """The route cannot answer in any of the types asked for (HTTP 406)."""
+
+
+# The most specific class of an error decides; what is in no row is a fault of ours, 500.
+ERRORS: dict[type[MaeveError], tuple[int, str]] = {
+    InvalidInput: (400, "invalid_input"),
+    Unauthorized: (401, "unauthorized"),
+    NotOffered: (404, "not_offered"),
+    NotAcceptable: (406, "not_acceptable"),
+    TooLarge: (413, "too_large"),
+    UnsupportedMedia: (415, "unsupported_media"),
+    BadParameter: (422, "bad_parameter"),
+    Overloaded: (429, "overloaded"),
+    Unavailable: (503, "unavailable"),
+    DeadlineExceeded: (504, "deadline_exceeded"),
+}
+INTERNAL = (500, "internal")
+# Answers of the router itself, before any handler
+HTTP_TYPES = {404: "not_found", 405: "method_not_allowed"}
+
+_UNAVAILABLE_RETRY_S = "1"
+
+
+def error_response(error: Exception) -> Response:
+    """The answer to any error that a request ended in."""
+    status, kind = _classify(error)
+    if status == INTERNAL[0]:
+        log.error("request failed", exc_info=error)
+        return _response(status, kind, "the service failed on this request; its log says more")
+    index = error.index if isinstance(error, InvalidInput) else None
+    param = error.param if isinstance(error, InvalidInput) else None
+    if param is None and index is not None:
+        param = f"images[{index}]"
+    return _response(status, kind, str(error), param, _headers(error))
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Answer every error of `app` in the one shape: ours, validation's, the router's, and the unforeseen."""
+
+    async def ours(_: Request, error: Exception) -> Response:
+        return error_response(error)
+
+    async def validation(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return error_response(_bad_parameter(error))
+
+    async def router(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        kind = HTTP_TYPES.get(error.status_code, "http_error")
+        return _response(error.status_code, kind, error.detail, None, dict(error.headers or {}))
+
+    app.add_exception_handler(MaeveError, ours)
+    app.add_exception_handler(RequestValidationError, validation)
+    app.add_exception_handler(HTTPException, router)
+
+
+def _classify(error: Exception) -> tuple[int, str]:
+    for cls in type(error).__mro__:
+        if cls in ERRORS:
+            return ERRORS[cls]
+    return INTERNAL
+
+
+def _headers(error: Exception) -> dict[str, str]:
+    if isinstance(error, Overloaded):
+        return {"retry-after": str(max(1, math.ceil(error.retry_after_s)))}
+    if isinstance(error, Unavailable):
+        return {"retry-after": _UNAVAILABLE_RETRY_S}
+    if isinstance(error, Unauthorized):
+        return {"www-authenticate": "Bearer"}
+    return {}
+
+
+def _bad_parameter(error: RequestValidationError) -> BadParameter:
+    """The first of the complaints; `loc` is ("query", name, ...)."""
+    first = error.errors()[0]
+    param = ".".join(str(part) for part in first["loc"][1:]) or None
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "unknown parameter"
+    return BadParameter(f"{param}: {message}" if param else message, param=param)
+
+
+def _response(
+    status: int, kind: str, message: str, param: str | None = None, headers: dict[str, str] | None = None
+) -> Response:
+    error: dict[str, Any] = {"type": kind, "message": message, "param": param, "code": status}
+    return Response(orjson.dumps({"error": error}), status, headers, "application/json")

@@ -1,0 +1,57 @@
+"""GET /info: what is served."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from service.engine import Engine
+from service.settings import Settings
+
+
+def describe(engine: Engine, settings: Settings) -> dict[str, Any]:
+    manifest, runtime, model = engine.manifest, engine.runtime, engine.manifest.model
+    return {
+        "name": manifest.name,
+        "digest": manifest.digest,
+        "created_at": manifest.created_at,
+        "version": maeve_version(),
+        "runtime": {
+            "name": runtime.name,
+            "device": runtime.device,
+            "precision": runtime.precision,
+            "lanes": runtime.lanes,
+            "max_batch": engine.batcher.cap,
+        },
+        "model": {
+            "image_size": model.image_size,
+            "patch_size": model.patch_size,
+            "grid": model.grid,
+            "num_patches": model.num_patches,
+            "channels": model.channels,
+            "dim": model.dim,
+            "depth": model.depth,
+        },
+        "pooling": manifest.pooling,
+        "pixel_target": manifest.pixel_target,
+        "operations": {
+            "embed": True,
+            "reconstruct": manifest.can_reconstruct,
+            "classify": manifest.can_classify,
+        },
+        "num_classes": manifest.num_classes,
+        "provenance": manifest.provenance.model_dump(mode="json"),
+        "limits": {
+            name: getattr(settings, name)
+            for name in ("max_images", "max_body_bytes", "max_pixels", "max_queue", "timeout_ms")
+        },
+        "cache": {"memory": settings.cache_bytes > 0, "redis": None if engine.remote is None else engine.remote.up},
+    }
+
+
+def maeve_version() -> str:
+    """The installed version; "0+source" when run from a checkout that was never installed."""
+    try:
+        return version("maeve")
+    except PackageNotFoundError:
+        return "0+source"

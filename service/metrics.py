@@ -1,0 +1,59 @@
+"""What Prometheus may ask; docs/metrics.md explains every name. One registry per app: no shared counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """Counters and histograms are fed where things happen; gauges ask when they are scraped."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        self.requests = Counter(
+            "maeve_requests", "Requests by route and status; 499 is a client that left.", ["route", "status"],
+            registry=registry,
+        )  # fmt: skip
+        self.request_seconds = Histogram(
+            "maeve_request_seconds", "From the first byte of a request to the last of its answer.", ["route"],
+            buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
+        self.images = Counter(
+            "maeve_images", "Images by operation and where the result came from: memory, redis, flight, computed.",
+            ["operation", "source"], registry=registry,
+        )  # fmt: skip
+        self.stage_seconds = Histogram(
+            "maeve_stage_seconds", "Time an image spent in a stage: cache, decode, queue, infer.", ["stage"],
+            buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
+        self.batch_images = Histogram(
+            "maeve_batch_images", "Images per model call.", ["operation"], buckets=_BATCHES, registry=registry
+        )
+        self.remote_errors = Counter("maeve_redis_errors", "Calls to Redis without an answer.", registry=registry)
+        self._info = Gauge(
+            "maeve_bundle", "Always 1; the labels say what is served.",
+            ["name", "digest", "runtime", "device", "precision"], registry=registry,
+        )  # fmt: skip
+
+    def describe(self, *, name: str, digest: str, runtime: str, device: str, precision: str) -> None:
+        """Say what is served."""
+        self._info.labels(name, digest, runtime, device, precision).set(1)
+
+    def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """A gauge that calls `read` when it is scraped."""
+        Gauge(name, text, registry=self.registry).set_function(read)
+
+    def render(self) -> bytes:
+        """The text format of Prometheus, version 0.0.4."""
+        return generate_latest(self.registry)

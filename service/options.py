@@ -1,0 +1,128 @@
+"""The query parameters of each route, and the choice of an answer's type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from service.errors import BadParameter, NotAcceptable
+from service.programs import PoolingName
+
+_POOLINGS: tuple[PoolingName, ...] = ("cls", "mean", "patches")
+
+JSON = "application/json"
+OCTETS = "application/octet-stream"
+NPY = "application/x-npy"
+PNG = "image/png"
+
+
+class _Query(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EmbedQuery(_Query):
+    """`pooling`: in the order of the answer, whatever the order asked for; empty is the bundle's default."""
+
+    pooling: str | None = Field(
+        None, description="cls, mean or patches, or several separated by commas; the bundle's own by default."
+    )
+    normalize: bool = Field(default=True, description="Whether every vector is scaled to length 1.")
+    keep: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="Part of the patches that the encoder sees: less is faster and less exact."
+    )
+    dtype: Literal["float32", "float16"] = Field("float32", description="Type of the values sent back.")
+
+    @field_validator("pooling")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None:
+            names = value.split(",")
+            if not set(names) <= set(_POOLINGS) or len(set(names)) != len(names):
+                raise ValueError(f"must be some of {', '.join(_POOLINGS)}, each once, got {value!r}")
+        return value
+
+    def poolings(self, default: PoolingName) -> tuple[PoolingName, ...]:
+        names = {default} if self.pooling is None else set(self.pooling.split(","))
+        return tuple(pooling for pooling in _POOLINGS if pooling in names)
+
+
+class ClassifyQuery(_Query):
+    top_k: Annotated[int, Field(ge=1)] = Field(5, description="Most probable labels per image; at most all there are.")
+
+
+class ReconstructQuery(_Query):
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Part of the patches to remove at random; 0.75 by default. Not together with mask."
+    )
+    mask: str | None = Field(
+        None, description="Indices of the patches to remove, row by row from 0, separated by commas."
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Chooses the random patches.")
+
+    @field_validator("mask")
+    @classmethod
+    def _indices(cls, value: str | None) -> str | None:
+        if value is not None and not all(
+            part.isascii() and part.isdigit() and len(part) < 10 for part in value.split(",")
+        ):
+            raise ValueError("must be patch indices separated by commas, such as 0,5,17")
+        return value
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> ReconstructQuery:
+        if self.mask is not None and self.mask_ratio is not None:
+            raise ValueError("give mask or mask_ratio, not both")
+        return self
+
+    @property
+    def removed(self) -> list[int] | None:
+        """Patch indices, None if they are to be drawn."""
+        return None if self.mask is None else [int(part) for part in self.mask.split(",")]
+
+    @property
+    def ratio(self) -> float:
+        return 0.75 if self.mask_ratio is None else self.mask_ratio
+
+
+def embed_type(accept: str | None, poolings: Sequence[PoolingName]) -> str:
+    """The type to answer /embed in. BadParameter for several poolings in a type that holds one tensor."""
+    media_type = negotiate(accept, (JSON, OCTETS, NPY))
+    if media_type != JSON and len(poolings) > 1:
+        raise BadParameter(f"{media_type} holds one pooling, got {','.join(poolings)}", param="pooling")
+    return media_type
+
+
+def negotiate(accept: str | None, offers: tuple[str, ...]) -> str:
+    """The offer that an Accept header likes best, the first of `offers` among equals (RFC 9110, section 12.5.1).
+
+    NotAcceptable if it likes none.
+    """
+    ranges = [_media_range(part) for part in (accept or "*/*").split(",")]
+    quality = {offer: _quality(offer, ranges) for offer in offers}
+    best = max(offers, key=lambda offer: quality[offer])
+    if quality[best] <= 0:
+        raise NotAcceptable(f"cannot answer in {accept}; there are {', '.join(offers)}")
+    return best
+
+
+def _media_range(text: str) -> tuple[str, float]:
+    name, *parameters = [part.strip().lower() for part in text.split(";")]
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return name, float(parameter[2:])
+            except ValueError:
+                return name, 0.0
+    return name, 1.0
+
+
+def _quality(offer: str, ranges: list[tuple[str, float]]) -> float:
+    """That of the most specific range that covers the offer."""
+    kind = offer.split("/")[0]
+    for name in (offer, f"{kind}/*", "*/*"):
+        for candidate, quality in ranges:
+            if candidate == name:
+                return quality
+    return 0.0

@@ -1,0 +1,143 @@
+"""Every knob of the service: `MAEVE_*` variables, and a command-line flag for each. docs/settings.md explains them.
+
+Units stand in the names: `_bytes`, `_ms`, `_s`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from bundle.manifest import Precision
+from bundle.preprocess import MAX_PIXELS
+from runtime import RuntimeName
+
+PREFIX = "MAEVE_"
+
+_Count = Annotated[int, Field(ge=1)]
+_Size = Annotated[int, Field(ge=0)]
+_Duration = Annotated[float, Field(gt=0)]
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or out of range; the message names it and says what would be right."""
+
+
+class _StrictEnv(EnvSettingsSource):
+    """The environment, where a `MAEVE_` name that is no setting is an error: a typo must not pass for a default."""
+
+    def __call__(self) -> dict[str, Any]:
+        known = [PREFIX + name.upper() for name in self.settings_cls.model_fields]
+        for name in sorted(os.environ):
+            if name.upper().startswith(PREFIX) and name.upper() not in known:
+                closest = get_close_matches(name.upper(), known, n=1, cutoff=0)[0]
+                raise SettingsError(f"unknown setting {name}; did you mean {closest}?")
+        return super().__call__()
+
+
+class Settings(BaseSettings):
+    """Read from arguments first, then the environment, then the defaults. SettingsError for an unknown variable."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    bundle: Path = Field(Path("models/default"), description="Folder of the bundle to serve.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 is every address of the machine.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on; 0 takes a free one.")
+    runtime: RuntimeName = Field("auto", description="Engine that runs the graphs: auto, onnxruntime or fake.")
+    precision: Precision = Field("fp32", description="Which variant of the graphs to run: fp32, fp16 or int8.")
+    lanes: _Count | None = Field(
+        None, description="Model calls at once; empty lets the runtime choose, one per usable core on a CPU."
+    )
+    max_batch: _Count | None = Field(None, description="Most images per model call; empty lets the runtime choose.")
+    decode_threads: _Count | None = Field(None, description="Images decoded at once; empty is one per usable core.")
+    max_queue: _Count = Field(
+        256, description="Images waiting or being worked on before further requests get 429; at least max_images."
+    )
+    max_images: _Count = Field(64, description="Images per request; more are refused with 413.")
+    max_body_bytes: _Count = Field(32 * 2**20, description="Bytes per request body; more are refused with 413.")
+    max_pixels: _Count = Field(MAX_PIXELS, description="Pixels per image, by its header; more are refused with 413.")
+    timeout_ms: _Duration = Field(
+        30_000,
+        description="Time a request may take, its upload included; then 504. X-Request-Timeout-Ms asks for less.",
+    )
+    drain_s: _Duration = Field(30, description="After SIGTERM, time for requests in flight; what is left gets 503.")
+    keep_alive_s: _Count = Field(65, description="Time an idle connection is kept; above that of a proxy in front.")
+    cache_bytes: _Size = Field(64 * 2**20, description="Memory for results in this process; 0 is no such cache.")
+    redis_url: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://")] | None = Field(
+        None, description="Redis that shares results between services, redis://host:6379/0; empty is none."
+    )
+    redis_timeout_ms: _Duration = Field(50, description="Time one call to Redis may take; then it counts as a miss.")
+    redis_ttl_s: _Count = Field(7 * 24 * 3600, description="How long Redis keeps a result.")
+    api_key: SecretStr | None = Field(
+        None, min_length=1, description="Key that requests must carry; empty asks for none. Environment only."
+    )
+    metrics_api_key: bool = Field(default=False, description="Whether /metrics asks for the API key too.")
+    access_log: bool = Field(default=False, description="Whether to log a line for every request.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+
+    @model_validator(mode="after")
+    def _queue_fits_a_request(self) -> Settings:
+        if self.max_queue < self.max_images:
+            raise ValueError(f"max_queue ({self.max_queue}) must be at least max_images ({self.max_images})")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment; no .env and no files of secrets."""
+        del env_settings, dotenv_settings, file_secret_settings
+        return init_settings, _StrictEnv(settings_cls)
+
+
+def read_settings(argv: Sequence[str]) -> Settings:
+    """The settings of a command line over those of the environment.
+
+    SettingsError naming the setting that is unknown or out of range; SystemExit for --help and unknown flags.
+    """
+    flags = vars(_parser(Settings.model_fields).parse_args(argv))
+    try:
+        return Settings(**flags)
+    except ValidationError as e:
+        raise SettingsError("; ".join(_describe(error["loc"], error["msg"], flags) for error in e.errors())) from e
+
+
+def _describe(loc: tuple[int | str, ...], message: str, flags: Mapping[str, str]) -> str:
+    if not loc:
+        return message.removeprefix("Value error, ")
+    name = str(loc[0])
+    return f"{_flag(name) if name in flags else PREFIX + name.upper()}: {message}"
+
+
+def _parser(fields: Mapping[str, FieldInfo]) -> argparse.ArgumentParser:
+    """A flag for every setting but the key: the list of processes shows flags to everybody."""
+    parser = argparse.ArgumentParser(prog="python -m service", description="Serve a bundle over HTTP.")
+    for name, field in fields.items():
+        if name == "api_key":
+            continue
+        text = f"{field.description} [{PREFIX + name.upper()}, default: {show_default(field)}]"
+        parser.add_argument(_flag(name), default=argparse.SUPPRESS, help=text.replace("%", "%%"), metavar="VALUE")
+    return parser
+
+
+def show_default(field: FieldInfo) -> str:
+    """The default as one would write it into the environment; "empty" for none."""
+    default = field.default
+    return "empty" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
