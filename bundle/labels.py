@@ -9,11 +9,16 @@ from pathlib import Path
 from bundle.errors import BundleError
 
 
-def write_labels(path: Path, labels: Sequence[str]) -> None:
-    """ValueError if there is none. Names may repeat: ImageNet has two cranes."""
+def encode_labels(labels: Sequence[str]) -> bytes:
+    """The file's content, a name per line. ValueError if there is none. Names may repeat: ImageNet has two cranes."""
     if not labels:
         raise ValueError("labels must name at least one class")
-    path.write_text(json.dumps(list(labels), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    return (json.dumps(list(labels), ensure_ascii=False, indent=0) + "\n").encode()
+
+
+def write_labels(path: Path, labels: Sequence[str]) -> None:
+    """ValueError as `encode_labels`."""
+    path.write_bytes(encode_labels(labels))
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

@@ -125,9 +125,12 @@ class Provenance(_Strict):
     maeve_version: str
 
 
+NAME_PATTERN = r"^[A-Za-z0-9._-]{1,100}$"
+
+
 class Manifest(_Strict):
     schema_version: Literal[1] = 1
-    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$")]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
     created_at: datetime
     model: ModelSpec
     pixel_target: Literal["raw", "normalized"]

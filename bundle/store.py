@@ -81,7 +81,7 @@ def write_bundle(
     BundleError if `out` exists or cannot be written, or if fields and files do not make a bundle.
     """
     out = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a link that is to be replaced
-    refuse_existing(out, overwrite=overwrite)
+    check_destination(out, overwrite=overwrite)
     staging = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -136,14 +136,16 @@ def _describe(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
-def refuse_existing(out: Path, *, overwrite: bool) -> None:
-    """BundleError if `write_bundle` would refuse `out` for what is there."""
-    if not os.path.lexists(out):
-        return
-    if not overwrite:
-        raise BundleError(f"{out} exists; choose another place, or overwrite it with --overwrite")
-    if not (out / MANIFEST_FILE).is_file():
-        raise BundleError(f"{out} exists and is not a bundle; it is left alone, choose another place")
+def check_destination(out: Path, *, overwrite: bool) -> None:
+    """BundleError if `write_bundle` would refuse `out`: something stands there, or nothing can be written there."""
+    if os.path.lexists(out):
+        if not overwrite:
+            raise BundleError(f"{out} exists; choose another place, or overwrite it with --overwrite")
+        if not (out / MANIFEST_FILE).is_file():
+            raise BundleError(f"{out} exists and is not a bundle; it is left alone, choose another place")
+    nearest = next(parent for parent in out.absolute().parents if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise BundleError(f"cannot write {out}: {nearest} is not a folder that you may write to; choose another place")
 
 
 def _fill(staging: Path, fields: Mapping[str, Any], files: Mapping[str, Path | bytes]) -> None:

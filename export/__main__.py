@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
 
 import tyro
 
@@ -18,28 +15,10 @@ EXIT_DIFFERS = 1
 EXIT_USAGE = 2
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """Export a pre-trained network, and a classifier with it, as a bundle that the service can serve."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """The --out of training.pretrain."""
-    out: Path
-    """The bundle's folder, to be made."""
-    classifier: Path | None = None
-    """The --out of training.finetune or training.probe, begun from the same run."""
-    name: str | None = None
-    """The bundle's name. Default: the run folder's."""
-    pooling: Literal["cls", "mean"] | None = None
-    """What /embed gives when nothing else is asked for. Default: what the classifier pools, else mean."""
-    overwrite: bool = False
-    """Replace a bundle that is at --out already."""
-
-
 def main() -> None:
-    arguments = tyro.cli(Arguments, prog="python -m export")
+    config = tyro.cli(ExportConfig, prog="python -m export")
     try:
-        bundle = export_run(ExportConfig(**vars(arguments)), progress=lambda line: print(line, file=sys.stderr))
+        bundle = export_run(config, progress=lambda line: print(line, file=sys.stderr))
     except MaeveError as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(EXIT_DIFFERS if isinstance(e, ParityError) else EXIT_USAGE)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 from numpy.typing import NDArray
 
-from bundle.manifest import GOLDEN_FILE, LABELS_FILE, Parity, Pooling
-from bundle.store import Bundle, refuse_existing, write_bundle
+from bundle.labels import encode_labels
+from bundle.manifest import GOLDEN_FILE, LABELS_FILE, NAME_PATTERN, Parity, Pooling
+from bundle.store import Bundle, check_destination, write_bundle
 from export.onnx import to_onnx
 from export.plan import GraphPlan, plan_graphs
 from export.runs import ClassifierRun, PretrainedRun, read_classifier, read_pretrained
@@ -27,18 +29,24 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """`run`: a pre-training run; `classifier`: a finetune or probe run of the same network, or None.
+    """Export a pre-trained network, and a classifier with it, as a bundle that the service can serve."""
 
-    `name`: None takes the run folder's. `pooling`: what /embed gives when nothing is asked for; None takes what the
-    classifier pools, else the mean.
-    """
-
-    run: Path
+    run: Annotated[Path, tyro.conf.Positional]
+    """The --out of training.pretrain."""
     out: Path
+    """The bundle's folder, to be made."""
     classifier: Path | None = None
+    """The --out of training.finetune or training.probe, begun from the same run."""
     name: str | None = None
+    """The bundle's name. Default: the run folder's."""
     pooling: Pooling | None = None
+    """What /embed gives when nothing else is asked for. Default: what the classifier pools, else mean."""
     overwrite: bool = False
+    """Replace a bundle that is at --out already."""
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not re.fullmatch(NAME_PATTERN, self.name):
+            raise ValueError(f"--name must be 1 to 100 of A-Z a-z 0-9 . _ -, got {self.name!r}")
 
 
 def export_run(config: ExportConfig, progress: Progress = lambda _: None) -> Bundle:
@@ -47,9 +55,9 @@ def export_run(config: ExportConfig, progress: Progress = lambda _: None) -> Bun
     ExportError for runs that cannot be exported, BundleError for an `out` that cannot be written, ParityError where
     ONNX Runtime differs from torch; in each case nothing is left at `out`.
     """
-    refuse_existing(config.out, overwrite=config.overwrite)  # now, rather than after the work
+    check_destination(config.out, overwrite=config.overwrite)  # now, rather than after the work
     run = read_pretrained(config.run)
-    classifier = None if config.classifier is None else read_classifier(config.classifier, run.model.config)
+    classifier = None if config.classifier is None else read_classifier(config.classifier, run)
     plans = plan_graphs(run.model, None if classifier is None else classifier.network)
     cases = make_cases(run.model.config, plans[0])
     files: dict[str, Path | bytes] = {}
@@ -62,7 +70,7 @@ def export_run(config: ExportConfig, progress: Progress = lambda _: None) -> Bun
         files[plan.spec.files["fp32"]] = model
     files[GOLDEN_FILE] = _npz(golden_arrays(plans, cases[0]))
     if classifier is not None:
-        files[LABELS_FILE] = (json.dumps(classifier.labels, ensure_ascii=False, indent=0) + "\n").encode()
+        files[LABELS_FILE] = encode_labels(classifier.labels)
     fields = _manifest_fields(config, run, classifier, plans)
     return write_bundle(config.out, {**fields, "parity": parity}, files, overwrite=config.overwrite)
 

@@ -10,14 +10,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bundle.digest import file_sha256
 from bundle.errors import BundleError
 from bundle.labels import read_labels
 from bundle.manifest import LABELS_FILE, Size
 from export.errors import ExportError
 from mae.classifier import Classifier, LinearHead
-from mae.config import MAEConfig
 from mae.model import MaskedAutoencoder
-from mae.weights import Network, load_model
+from mae.weights import WEIGHTS_FILE, Network, load_model
 
 RUN_FILE = "run.json"
 
@@ -38,6 +38,7 @@ class RunDocument(BaseModel):
     epochs: float = 0
     metrics: dict[str, float | None] = {}
     git_commit: str | None = None
+    init_sha256: str | None = None  # a probe's: of the encoder's weights that it was fitted to
 
     @property
     def finite_metrics(self) -> dict[str, float]:
@@ -74,8 +75,8 @@ def read_pretrained(path: Path) -> PretrainedRun:
     return PretrainedRun(path, network, document)
 
 
-def read_classifier(path: Path, encoder: MAEConfig) -> ClassifierRun:
-    """ExportError if `path` is not a finished classifier's or probe's run, or if its network does not fit `encoder`."""
+def read_classifier(path: Path, pretrained: PretrainedRun) -> ClassifierRun:
+    """ExportError if `path` is not a finished finetune or probe run, or if its network does not fit `pretrained`."""
     network, document = _read(path)
     if isinstance(network, MaskedAutoencoder):
         raise ExportError(f"{path} is a pre-training run, which knows no classes; give a finetune or probe run")
@@ -85,8 +86,9 @@ def read_classifier(path: Path, encoder: MAEConfig) -> ClassifierRun:
         raise ExportError(f"{e}; is it the --out of a finished run?") from e
     if len(labels) != network.config.num_classes:
         raise ExportError(f"{path} has {len(labels)} labels for {network.config.num_classes} classes; train it again")
-    _check_fit(path, network, encoder)
-    return ClassifierRun(path, network, labels, document)
+    classifier = ClassifierRun(path, network, labels, document)
+    _check_fit(classifier, pretrained)
+    return classifier
 
 
 def _read(path: Path) -> tuple[Network, RunDocument]:
@@ -103,18 +105,18 @@ def _read(path: Path) -> tuple[Network, RunDocument]:
         raise ExportError(str(e)) from e
 
 
-def _check_fit(path: Path, network: Classifier | LinearHead, encoder: MAEConfig) -> None:
+def _check_fit(classifier: ClassifierRun, pretrained: PretrainedRun) -> None:
+    """A head must belong to the very encoder. A fine-tuned network brings its own; it must take the same images."""
+    path, network, encoder = classifier.path, classifier.network, pretrained.model.config
     if isinstance(network, LinearHead):
-        if network.config.dim != encoder.dim:
-            raise ExportError(
-                f"{path} is a head for features of {network.config.dim} values, the encoder's have {encoder.dim}; "
-                "give the probe of this very run"
-            )
+        fitted_to = classifier.document.init_sha256
+        if network.config.dim != encoder.dim or fitted_to not in (None, file_sha256(pretrained.path / WEIGHTS_FILE)):
+            raise ExportError(f"{path} is a head for another encoder; give the probe of {pretrained.path} itself")
         return
     own = network.config.encoder
     for name in ("image_size", "patch_size", "channels", "dim", "depth", "heads", "mlp_ratio"):
         if getattr(own, name) != getattr(encoder, name):
             raise ExportError(
                 f"{path} has model.{name} {getattr(own, name)}, the pre-training run {getattr(encoder, name)}; "
-                "give a classifier that was fine-tuned from this very run"
+                f"give a classifier that was fine-tuned from {pretrained.path} itself"
             )
