@@ -66,7 +66,7 @@ def crop_and_resize(pixels: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int
     a_y = resize_matrix(boxes[:, 0], boxes[:, 2], pixels.shape[2], size[0])  # [B, h, H]
     a_x = resize_matrix(boxes[:, 1], boxes[:, 3], pixels.shape[3], size[1])  # [B, w, W]
     a_x = torch.where(flip[:, None, None], a_x.flip(1), a_x)
-    x = pixels.float() @ a_x.mT[:, None]  # [B, C, H, w]
+    x = (pixels.float() @ a_x.mT[:, None]).clamp_(0, 255)  # [B, C, H, w]; Pillow cuts the overshoot of each axis
     return (a_y[:, None] @ x).clamp_(0, 255)  # [B, C, h, w]
 
 

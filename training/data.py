@@ -18,8 +18,13 @@ from training.packed import NO_LABEL, PACK_FILE, PackedDataset
 Ids = NDArray[np.int64]
 
 
-def open_data(data: Path, cache: Path, *, size: tuple[int, int] | None = None, channels: int = 3) -> PackedDataset:
-    """A packed folder as it is; images and Parquet are packed into `cache`, or found there from an earlier start."""
+def open_data(
+    data: Path, cache: Path, *, size: tuple[int, int] | None = None, channels: int | None = None
+) -> PackedDataset:
+    """A packed folder as it is; images and Parquet are packed into `cache`, or found there from an earlier start.
+
+    Raises TrainingError where they are not of the `size` and `channels` asked for; None: as they are, RGB when packing.
+    """
     if (data / PACK_FILE).is_file():
         packed = PackedDataset(data)
     elif (cache / PACK_FILE).is_file():
@@ -27,13 +32,17 @@ def open_data(data: Path, cache: Path, *, size: tuple[int, int] | None = None, c
         if packed.info.source != str(data):
             raise TrainingError(f"{cache} was packed from {packed.info.source}, not {data}; remove it to pack again")
     else:
-        packed = pack(data, cache, size=size, channels=channels)
+        packed = pack(data, cache, size=size, channels=channels or 3)
     info = packed.info
     if info.num_corrupt:
         print(f"{info.num_corrupt} of the images could not be read, see {packed.folder}/corrupt.jsonl", file=sys.stderr)
     if size is not None and info.size != size:
         raise TrainingError(
             f"{packed.folder} holds images of {info.size}, {size} are needed; pack with --size {size[0]}"
+        )
+    if channels is not None and info.channels != channels:
+        raise TrainingError(
+            f"{packed.folder} holds {info.channels} channels, {channels} are needed; pack with --channels {channels}"
         )
     return packed
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Callable
 
 from bundle.errors import MaeveError
 
 EXIT_USAGE = 2
 EXIT_TERMINATED = 143  # 128 + SIGTERM, what schedulers expect of a job that stopped when told to
+_LINE_LENGTH = 600
 
 
 class TrainingError(MaeveError):
@@ -20,12 +22,15 @@ class Terminated(MaeveError):
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Run a command's main function; a foreseen error becomes one line on stderr and exit status 2."""
+    """Run a command's main function; a foreseen error becomes one line on stderr and exit status 2.
+
+    Libraries answer with whole paragraphs, so the line is cut.
+    """
     try:
         command()
     except Terminated as e:
         print(e, file=sys.stderr)
         sys.exit(EXIT_TERMINATED)
     except (MaeveError, ValueError, OSError) as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(f"error: {textwrap.shorten(str(e), _LINE_LENGTH, placeholder=' ...')}", file=sys.stderr)
         sys.exit(EXIT_USAGE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,16 @@ class FinetuneConfig(NetworkFlags):
             raise ValueError(f"--layer-decay must lie in (0, 1], got {self.layer_decay}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"--label-smoothing must be at least 0 and below 1, got {self.label_smoothing}")
+        if self.seed < 0:
+            raise ValueError(f"--seed must not be negative, got {self.seed}")
+        CropConfig(scale=self.crop_scale)  # raises for a range that it does not take
+        ignored = [f.name for f in fields(NetworkFlags) if getattr(self, f.name) is not None]
+        if ignored and not self.from_scratch:
+            raise ValueError(f"--{ignored[0].replace('_', '-')} goes with --init none; a run brings its own network")
+
+    @property
+    def from_scratch(self) -> bool:
+        return str(self.init) == "none"
 
 
 def finetune(config: FinetuneConfig) -> dict[str, float]:
@@ -81,28 +91,30 @@ def finetune(config: FinetuneConfig) -> dict[str, float]:
 
     Raises TrainingError for data or runs that do not fit, and Terminated on SIGTERM.
     """
-    pretrained = None if str(config.init) == "none" else load_mae(config.init)
+    pretrained = None if config.from_scratch else load_mae(config.init)
     size = None if pretrained is None else tuple(read_run(config.init, "pretrain")["data"]["pack_size"])
+    channels = None if pretrained is None else pretrained.config.channels
     run = Run(config.out, "finetune", asdict(config), resume=config.resume)
     device = pick_device(config.device)
-    packed = open_data(config.data, config.out / "pack", size=size)
+    packed = open_data(config.data, config.out / "pack", size=size, channels=channels)
     classes = require_classes(packed)
     test = None if config.test is None else open_test(config.test, config.out, packed, classes)
     train_ids, val_ids = split_labeled(packed, config.label_fraction, config.val_fraction, config.seed)
-    run.describe(data=data_fields(packed.info), num_train=len(train_ids), num_val=len(val_ids), epochs=config.epochs)
-    write_labels(config.out, classes)
     torch.manual_seed(config.seed)
     model = _build_model(config, pretrained, packed.info, len(classes)).to(device)
     steps = _Steps(config, packed, train_ids, model, device)
+    schedule = steps.schedule()
+    optimizer = make_adamw(
+        model, weight_decay=config.weight_decay, betas=BETAS, layer_decay=config.layer_decay, depth=steps.network.depth
+    )
+    run.describe(data=data_fields(packed.info), num_train=len(train_ids), num_val=len(val_ids), epochs=config.epochs)
+    write_labels(config.out, classes)
     print(steps.summary(len(val_ids)), file=sys.stderr)
 
     def after_epoch(_epoch: int) -> Mapping[str, float]:
         return {"val_top1": steps.accuracy(packed, val_ids, "validation")}
 
-    optimizer = make_adamw(
-        model, weight_decay=config.weight_decay, betas=BETAS, layer_decay=config.layer_decay, depth=steps.network.depth
-    )
-    train(run, model, optimizer, steps.schedule(), steps.loop(), loss_of=steps.loss, after_epoch=after_epoch)
+    train(run, model, optimizer, schedule, steps.loop(), loss_of=steps.loss, after_epoch=after_epoch)
     save_model(model, config.out)
     metrics = {"val_top1": steps.accuracy(packed, val_ids, "validation")}
     if test is not None:
@@ -141,7 +153,7 @@ class _Steps:
         c = self.config
         return (
             f"{len(self.ids):,} images to train on, {num_val:,} held out, {self.model.config.num_classes} classes; "
-            f"from {'scratch' if str(c.init) == 'none' else c.init}; {c.epochs} epochs of {self.per_epoch} steps of "
+            f"from {'scratch' if c.from_scratch else c.init}; {c.epochs} epochs of {self.per_epoch} steps of "
             f"{self.batch_size} on {self.device}"
         )
 

@@ -5,7 +5,6 @@ Everything random in a step is a function of (seed, step), so a resumed run repe
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +23,7 @@ from training.progress import Bar, track
 from training.run import Run
 
 LOG_EVERY_S = 5.0
+_ADVICE = "start over in another --out with a lower --blr or a longer --warmup-epochs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,20 +70,27 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
             done = step + 1
-            _log(run, bar, meter, schedule, config, done, loss)
+            stopping = stopped()
+            saving = stopping or time.monotonic() - saved_at > 60 * config.checkpoint_minutes
+            meter.losses.append(loss.detach())
+            # Before a save always: a row tells of a loss that is not finite, and no state of it is to be kept.
+            if saving or done == schedule.total_steps or meter.elapsed() >= LOG_EVERY_S:
+                _log(run, bar, meter, schedule, config, done)
+            else:
+                bar.advance(note="")
             if done % config.steps_per_epoch == 0:
                 metrics = after_epoch(done // config.steps_per_epoch)
                 run.log({"step": done, "epoch": done // config.steps_per_epoch, **metrics})
-            if stopped() or time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
+            if saving:
                 _save(run, model, optimizer, done)
                 saved_at = time.monotonic()
-            if stopped():
+            if stopping:
                 raise Terminated(f"stopped at step {done}; the state is saved, go on with --resume")
     _save(run, model, optimizer, schedule.total_steps)
 
 
 class _Meter:
-    """The loss and the speed since the last log row, without waiting for the device at every step."""
+    """The losses and the time since the last log row, without waiting for the device at every step."""
 
     def __init__(self, step: int) -> None:
         self.reset(step)
@@ -91,28 +98,32 @@ class _Meter:
     def reset(self, step: int) -> None:
         self.since, self.step, self.losses = time.monotonic(), step, list[Tensor]()
 
+    def elapsed(self) -> float:
+        """Seconds."""
+        return time.monotonic() - self.since
+
     def mean_loss(self) -> float:
-        return float(torch.stack(self.losses).mean())
+        """Raises TrainingError for a loss that is not finite; its step and the seed say with which images."""
+        losses = torch.stack(self.losses).cpu()
+        if not losses.isfinite().all():
+            first = int(losses.isfinite().int().argmin())
+            raise TrainingError(f"the loss of step {self.step + first + 1} is {losses[first]}: {_ADVICE}")
+        return float(losses.mean())
 
 
-def _log(run: Run, bar: Bar, meter: _Meter, schedule: Schedule, config: LoopConfig, done: int, loss: Tensor) -> None:
-    """Count the step; now and then, and after the last one, write a row."""
-    meter.losses.append(loss.detach())
-    elapsed = time.monotonic() - meter.since
-    if elapsed < LOG_EVERY_S and done < schedule.total_steps:
-        bar.advance(note="")
-        return
-    mean = meter.mean_loss()
-    if not math.isfinite(mean):
-        raise TrainingError(f"the loss is {mean} by step {done}: lower --blr or raise --warmup-epochs, then --resume")
+def _log(run: Run, bar: Bar, meter: _Meter, schedule: Schedule, config: LoopConfig, done: int) -> None:
+    """Write a row for the steps since the last one, and show it."""
+    loss, elapsed = meter.mean_loss(), meter.elapsed()
     speed = (done - meter.step) * config.batch_size / max(elapsed, 1e-9)
     epoch = done / config.steps_per_epoch
-    run.log({"step": done, "epoch": epoch, "loss": mean, "lr": schedule.lr(done - 1), "images_per_s": speed})
-    bar.advance(note=f"epoch {epoch:.2f}  loss {mean:.4f}  {speed:,.0f} img/s")
+    run.log({"step": done, "epoch": epoch, "loss": loss, "lr": schedule.lr(done - 1), "images_per_s": speed})
+    bar.advance(note=f"epoch {epoch:.2f}  loss {loss:.4f}  {speed:,.0f} img/s")
     meter.reset(done)
 
 
 def _save(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise TrainingError(f"the weights are not finite after step {step}: {_ADVICE}")
     run.save_state({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
 
 
@@ -138,7 +149,9 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
         arrived.append(number)
         signal.signal(number, before[number])
 
-    before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, handle)
     try:
         yield lambda: bool(arrived)
     finally:

@@ -47,6 +47,14 @@ class PackConfig:
     channels: Literal[1, 3, 4] = 3
     """1 = grey, 3 = RGB, 4 = RGBA."""
 
+    def __post_init__(self) -> None:
+        for name in ("size", "width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} must be at least 1, got {value}")
+        if self.width is not None and self.size is None:
+            raise ValueError("--width goes with --size, which is then the height")
+
 
 class _Origin(NamedTuple):
     """What the data is called, and the path that it was read from."""

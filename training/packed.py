@@ -22,6 +22,7 @@ PACK_FILE = "pack.json"
 LABELS_FILE = "labels.npy"
 CORRUPT_FILE = "corrupt.jsonl"
 NO_LABEL = -1
+VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +39,18 @@ class PackInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str
-    version: int = 1
+    version: int = VERSION
 
     @staticmethod
     def read(folder: Path) -> PackInfo:
         try:
             document = json.loads((folder / PACK_FILE).read_text())
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items()}
-            return PackInfo(**fields)
-        except (OSError, ValueError, TypeError) as e:
+            info = PackInfo(**fields)
+            if info.version != VERSION:
+                raise ValueError(f"its version is {info.version}, not {VERSION}")
+            return info
+        except (OSError, AttributeError, TypeError, ValueError) as e:
             raise TrainingError(f"{folder} is not a packed data set: {e}; make one with python -m training.pack") from e
 
 
@@ -59,7 +63,7 @@ class PackedDataset:
         try:
             self._shards = [np.load(folder / name, mmap_mode="r") for name in self.info.shards]
             self.labels: NDArray[np.int64] = np.load(folder / LABELS_FILE)
-        except (OSError, ValueError) as e:
+        except (OSError, EOFError, ValueError) as e:
             raise TrainingError(f"{folder} is incomplete: {e}; pack it again") from e
         self._starts = np.cumsum([0, *(len(s) for s in self._shards)])
         if self._starts[-1] != self.info.num_images or len(self.labels) != self.info.num_images:

@@ -30,6 +30,7 @@ from training.run import Run, data_fields
 
 BETAS = (0.9, 0.95)  # He et al. 2021, table 8
 _PICTURE_IMAGES = 8
+_LOSS_IMAGES, _LOSS_BATCH = 1024, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,11 @@ class PretrainConfig(NetworkFlags):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"--mask-ratio must lie between 0 and 1, got {self.mask_ratio}")
+        if self.seed < 0:
+            raise ValueError(f"--seed must not be negative, got {self.seed}")
+        CropConfig(scale=self.crop_scale)  # raises for a range that it does not take
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -77,8 +83,10 @@ def pretrain(config: PretrainConfig) -> Path:
     recipe = _resolve(config, packed.info)
     torch.manual_seed(config.seed)
     model = MaskedAutoencoder(recipe.network(packed.info, target=config.target, loss=config.loss)).to(device)
-    run.describe(data=data_fields(packed.info), recipe=asdict(recipe), epochs=recipe.epochs)
     steps = _Steps(config, recipe, packed, model, device)
+    schedule = steps.schedule()
+    optimizer = make_adamw(model, weight_decay=config.weight_decay, betas=BETAS)
+    run.describe(data=data_fields(packed.info), recipe=asdict(recipe), epochs=recipe.epochs)
     print(steps.summary(), file=sys.stderr)
 
     def after_epoch(epoch: int) -> Mapping[str, float]:
@@ -86,17 +94,7 @@ def pretrain(config: PretrainConfig) -> Path:
             save_picture(steps.picture(), config.out / "reconstructions" / f"epoch-{epoch:04d}.png")
         return {}
 
-    schedule = Schedule(
-        peak_lr=recipe.blr * steps.batch_size / 256,
-        total_steps=recipe.epochs * steps.per_epoch,
-        warmup_steps=int(recipe.warmup_epochs * steps.per_epoch),
-    )
-    optimizer = make_adamw(model, weight_decay=config.weight_decay, betas=BETAS)
-    loop = LoopConfig(
-        seed=config.seed, batch_size=steps.batch_size, steps_per_epoch=steps.per_epoch,
-        checkpoint_minutes=config.checkpoint_minutes, name="pre-training",
-    )  # fmt: skip
-    train(run, model, optimizer, schedule, loop, loss_of=steps.loss, after_epoch=after_epoch)
+    train(run, model, optimizer, schedule, steps.loop(), loss_of=steps.loss, after_epoch=after_epoch)
     save_model(model, config.out)
     run.describe(metrics={"reconstruction_loss": steps.fixed_loss()})
     return config.out
@@ -142,6 +140,19 @@ class _Steps:
             f"{r.epochs} epochs of {self.per_epoch} steps of {self.batch_size}; {precision} on {self.device}"
         )
 
+    def schedule(self) -> Schedule:
+        return Schedule(
+            peak_lr=self.recipe.blr * self.batch_size / 256,
+            total_steps=self.recipe.epochs * self.per_epoch,
+            warmup_steps=int(self.recipe.warmup_epochs * self.per_epoch),
+        )
+
+    def loop(self) -> LoopConfig:
+        return LoopConfig(
+            seed=self.config.seed, batch_size=self.batch_size, steps_per_epoch=self.per_epoch,
+            checkpoint_minutes=self.config.checkpoint_minutes, name="pre-training",
+        )  # fmt: skip
+
     def loss(self, step: int) -> Tensor:
         epoch, place = divmod(step, self.per_epoch)
         order = epoch_order(len(self.packed), epoch, self.config.seed)
@@ -153,11 +164,13 @@ class _Steps:
 
     @torch.inference_mode()
     def fixed_loss(self) -> float:
-        """The loss on the first images, uncropped, with one fixed mask: comparable between epochs and runs."""
-        ids = np.arange(min(len(self.packed), 1024))
-        pixels = center_batch(self.packed, ids, self.model.config.image_size, self.device)
+        """The mean loss of the first images, uncropped, under fixed masks: comparable between runs."""
         generator = torch.Generator(self.device).manual_seed(0)
-        return float(self._masked_loss(self.normalize(pixels), generator))
+        total, count = 0.0, min(len(self.packed), _LOSS_IMAGES)
+        for ids in np.split(np.arange(count), range(_LOSS_BATCH, count, _LOSS_BATCH)):
+            pixels = center_batch(self.packed, ids, self.model.config.image_size, self.device)
+            total += float(self._masked_loss(self.normalize(pixels), generator)) * len(ids)
+        return total / count
 
     def _masked_loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.rand(len(images), self.model.config.num_patches, generator=generator, device=self.device)

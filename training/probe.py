@@ -49,6 +49,14 @@ class ProbeConfig:
     seed: int = 0
     device: str = "auto"
 
+    def __post_init__(self) -> None:
+        if not self.penalties or min(self.penalties) < 0:
+            raise ValueError(f"--penalties must be at least one value, none negative, got {self.penalties}")
+        if self.max_iterations < 1:
+            raise ValueError(f"--max-iterations must be at least 1, got {self.max_iterations}")
+        if self.seed < 0:
+            raise ValueError(f"--seed must not be negative, got {self.seed}")
+
 
 def probe(config: ProbeConfig) -> dict[str, float]:
     """Fit, evaluate on validation and, once, on the test set; returns the metrics that run.json keeps."""
@@ -57,14 +65,15 @@ def probe(config: ProbeConfig) -> dict[str, float]:
     run = Run(config.out, "probe", asdict(config), resume=False)
     device = pick_device(config.device)
     model.to(device)
-    packed = open_data(config.data, config.out / "pack", size=tuple(pretrained["data"]["pack_size"]))
+    size = tuple(pretrained["data"]["pack_size"])
+    packed = open_data(config.data, config.out / "pack", size=size, channels=model.config.channels)
     classes = require_classes(packed)
     test = None if config.test is None else open_test(config.test, config.out, packed, classes)
     train_ids, val_ids = split_labeled(packed, config.label_fraction, config.val_fraction, config.seed)
+    head = LinearHead(LinearHeadConfig(inputs=config.features, dim=model.config.dim, num_classes=len(classes)))
     features = extract(model, config.features, packed, np.concatenate([train_ids, val_ids]), device)
     train_x, val_x = features[: len(train_ids)], features[len(train_ids) :]
     train_y = torch.from_numpy(packed.labels[train_ids])
-    head = LinearHead(LinearHeadConfig(inputs=config.features, dim=model.config.dim, num_classes=len(classes)))
     fits = {penalty: fit_logistic(train_x, train_y, len(classes), penalty, config.max_iterations)
             for penalty in config.penalties}  # fmt: skip
     scores = {

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from mae.config import MAEConfig, PresetName, preset
+from training.errors import TrainingError
 from training.packed import PackInfo
 
 RecipeName = Literal["px32", "px64", "px96", "px224"]
@@ -72,12 +73,21 @@ class NetworkFlags:
 
 
 def recipe_for(flags: NetworkFlags, info: PackInfo, **overrides: Any) -> Recipe:
-    """The recipe with what the flags and `overrides` set; None means not set."""
+    """The recipe with what the flags and `overrides` set; None means not set.
+
+    Raises TrainingError where the packed images are smaller than what the network is to see.
+    """
     recipe = RECIPES[flags.recipe] if flags.recipe else choose_recipe(min(info.size))
     chosen = {f.name: getattr(flags, f.name) for f in fields(NetworkFlags) if f.name != "recipe"} | overrides
     if flags.image_size is not None:
         chosen["image_size"] = (flags.image_size, flags.image_size)
-    return replace(recipe, pack_size=info.size, **{k: v for k, v in chosen.items() if v is not None})
+    recipe = replace(recipe, pack_size=info.size, **{k: v for k, v in chosen.items() if v is not None})
+    if info.size[0] < recipe.image_size[0] or info.size[1] < recipe.image_size[1]:
+        raise TrainingError(
+            f"{info.name} is packed at {info.size}, smaller than the network's {recipe.image_size}; choose a smaller "
+            f"--image-size, or pack it with python -m training.pack --size {recipe.image_size[0]}"
+        )
+    return recipe
 
 
 def choose_recipe(shorter_side: int) -> Recipe:

@@ -29,7 +29,10 @@ _FREE_TO_CHANGE = {"out", "data", "resume", "device", "checkpoint_minutes", "tes
 
 
 class Run:
-    """Opens a fresh folder, or with `resume` one that has been begun, whose configuration must be the same."""
+    """A fresh folder, or with `resume` one that has been begun, whose configuration must be the same.
+
+    Nothing is written before `describe`, so a start that fails on its data or configuration leaves no run behind.
+    """
 
     def __init__(self, out: Path, kind: Kind, config: Mapping[str, Any], *, resume: bool) -> None:
         self.out = out
@@ -39,11 +42,14 @@ class Run:
             raise TrainingError(f"{out} holds a run already; add --resume to go on with it or choose another --out")
         if earlier is not None:
             _refuse_changes(earlier, self.document)
-        out.mkdir(parents=True, exist_ok=True)
+        self._earlier_data: dict[str, Any] | None = None if earlier is None else earlier.get("data")
 
     def describe(self, **fields: Any) -> None:
-        """Add fields to run.json and write it."""
+        """Add fields to run.json and write it. Raises TrainingError where a resumed run's `data` are others now."""
         self.document |= _jsonable(fields)
+        if self._earlier_data is not None:
+            _refuse_other_data(self._earlier_data, self.document["data"])
+        self.out.mkdir(parents=True, exist_ok=True)
         write_atomic(self.out / RUN_FILE, (json.dumps(self.document, indent=2) + "\n").encode())
 
     def log(self, row: Mapping[str, float | int]) -> None:
@@ -80,13 +86,19 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Tensors and plain values only: a checkpoint is data and never runs code."""
+    """Tensors and plain values only: a checkpoint is data and never runs code. None where there is no file.
+
+    Raises TrainingError for a file that is damaged or not a state.
+    """
     if not path.exists():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
-    except Exception as e:  # torch.load raises many kinds
-        raise TrainingError(f"{path} cannot be read: {e}; remove it to start over") from e
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return {**state, "step": int(state["step"])}
+    except OSError:
+        raise
+    except Exception as e:  # torch.load raises many kinds, and advises to load what it does not trust
+        raise TrainingError(f"{path} is damaged or no checkpoint; remove it to start over") from e
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -135,6 +147,13 @@ def _refuse_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             raise TrainingError(
                 f"--resume with another --{name.replace('_', '-')}: it was {before!r} and is {value!r} now"
             )
+
+
+def _refuse_other_data(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """The path of the data may change, its images may not: the order of an epoch and the pixels' scale follow them."""
+    for name in ("num_images", "pack_size", "mean", "std", "classes"):
+        if earlier[name] != now[name]:
+            raise TrainingError(f"--resume with other data: {name} was {earlier[name]} and is {now[name]} now")
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

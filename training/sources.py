@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from training.errors import TrainingError
@@ -78,8 +79,17 @@ class ParquetSource:
                 data = images.field("bytes") if pa.types.is_struct(images.type) else images
                 labels = batch.column("label").to_pylist() if self.classes is not None else [None] * len(data)
                 for value, label in zip(data, labels, strict=True):
-                    yield Sample(f"{file.name}#{row}", value.as_py() or b"", label)
+                    name = f"{file.name}#{row}"
+                    yield Sample(name, value.as_py() or b"", self._known(label, name))
                     row += 1
+
+    def _known(self, label: int | None, name: str) -> int | None:
+        """-1 is how data sets with hidden labels say that there is none."""
+        if label is None or label == -1:
+            return None
+        if self.classes is None or not 0 <= label < len(self.classes):
+            raise TrainingError(f"{name} has label {label}, but there are {len(self.classes or ())} class names")
+        return label
 
 
 def open_source(path: Path) -> Source:
@@ -105,16 +115,29 @@ def _open_folder(root: Path) -> FolderSource:
 
 def _open_parquet(name: str, files: tuple[Path, ...]) -> ParquetSource:
     try:
-        schema = pq.read_schema(files[0])
+        schemas = [pq.read_schema(f) for f in files]
         num_rows = sum(pq.read_metadata(f).num_rows for f in files)
     except (pa.ArrowException, OSError) as e:
         raise TrainingError(f"{files[0].parent}: not readable as Parquet: {e}") from e
-    if "image" not in schema.names:
-        raise TrainingError(f"{files[0]} has no column 'image'; its columns are {', '.join(schema.names)}")
+    labeled = "label" in schemas[0].names
+    for file, schema in zip(files, schemas, strict=True):
+        _check_columns(file, schema, labeled=labeled)
     if num_rows == 0:
         raise TrainingError(f"{files[0]} holds no rows")
-    classes = _class_names(schema, files) if "label" in schema.names else None
-    return ParquetSource(name, files, num_rows, classes)
+    return ParquetSource(name, files, num_rows, _class_names(schemas[0], files) if labeled else None)
+
+
+def _check_columns(file: Path, schema: pa.Schema, *, labeled: bool) -> None:
+    for name in ("image", "label") if labeled else ("image",):
+        if name not in schema.names:
+            raise TrainingError(f"{file} has no column '{name}'; its columns are {', '.join(schema.names)}")
+    image = schema.field("image").type
+    if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
+        image = image.field("bytes").type
+    if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
+        raise TrainingError(f"{file}: column 'image' must hold encoded images, as binary or a struct with bytes")
+    if labeled and not pa.types.is_integer(schema.field("label").type):
+        raise TrainingError(f"{file}: column 'label' must hold integers, not {schema.field('label').type}")
 
 
 def _class_names(schema: pa.Schema, files: tuple[Path, ...]) -> tuple[str, ...]:
@@ -123,5 +146,5 @@ def _class_names(schema: pa.Schema, files: tuple[Path, ...]) -> tuple[str, ...]:
     names = metadata.get("info", {}).get("features", {}).get("label", {}).get("names")
     if names:
         return tuple(names)
-    highest = max(max(pq.read_table(f, columns=["label"])["label"].to_pylist(), default=-1) for f in files)
-    return tuple(str(i) for i in range(highest + 1))
+    highest = [pc.max(pq.read_table(f, columns=["label"])["label"]).as_py() for f in files]
+    return tuple(str(i) for i in range(1 + max((h for h in highest if h is not None), default=-1)))

@@ -1,0 +1,125 @@
+"""Small photographs that can be learned in seconds, and the runs that several tests start from."""
+
+from __future__ import annotations
+
+import io
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from training.pack import pack
+from training.packed import PackedDataset
+from training.pretrain import PretrainConfig, pretrain
+
+COLORS = {"blue": (40, 60, 200), "green": (50, 180, 70), "red": (210, 60, 50)}
+PER_CLASS = 40
+# A network of a few thousand multiplications an image: 16 patches, one block, one block to decode.
+TINY: dict[str, Any] = {
+    "recipe": "px32", "preset": "tiny", "depth": 1, "patch_size": 8, "decoder_dim": 32, "decoder_depth": 1,
+    "decoder_heads": 2, "batch_size": 30,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread() -> Iterator[None]:
+    """Networks this small lose more by waking threads than they gain, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def photo(label: str, index: int, size: tuple[int, int] = (36, 40)) -> Image.Image:
+    """Bands of the class's colour and of grey, their width, slope and place drawn at random; size: (height, width)."""
+    rng = np.random.default_rng([sorted(COLORS).index(label), index])
+    y, x = np.mgrid[: size[0], : size[1]]
+    slope, period, phase = rng.uniform(-1, 1), rng.uniform(8, 20), rng.uniform(0, 6)
+    wave = 0.5 + 0.5 * np.sin(2 * np.pi * (x + slope * y) / period + phase)[..., None]  # [H, W, 1]
+    values = wave * COLORS[label] + (1 - wave) * 128 + rng.normal(0, 6, (*size, 3))
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
+
+
+def jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def write_photos(folder: Path, per_class: int, *, first: int = 0, size: tuple[int, int] = (36, 40)) -> Path:
+    """One sub-folder per class."""
+    for label in COLORS:
+        (folder / label).mkdir(parents=True)
+        for i in range(first, first + per_class):
+            (folder / label / f"{i:03d}.jpg").write_bytes(jpeg(photo(label, i, size)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 40 JPEGs, 36 pixels high and 40 wide."""
+    return write_photos(tmp_path_factory.mktemp("data") / "photos", PER_CLASS)
+
+
+@pytest.fixture(scope="session")
+def other_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten more of each class, for a test set."""
+    return write_photos(tmp_path_factory.mktemp("data") / "more", 10, first=1000)
+
+
+@pytest.fixture(scope="session")
+def packed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
+    """The photos at 32 x 32."""
+    return pack(photos, tmp_path_factory.mktemp("packs") / "photos")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> dict[str, Any]:
+    """What makes a configuration small."""
+    return dict(TINY)
+
+
+@pytest.fixture(scope="session")
+def pretrained(packed: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished pre-training run."""
+    out = tmp_path_factory.mktemp("runs") / "pretrained"
+    return pretrain(PretrainConfig(data=packed.folder, out=out, epochs=15, blr=8e-3, **TINY))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a command: exit status, and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run a module as `python -m` does, but in this process, which has torch imported already."""
+
+    def run(module: str, *arguments: object) -> Outcome:
+        spec = find_spec(module)
+        assert spec is not None
+        assert spec.origin is not None
+        monkeypatch.setattr(sys, "argv", [spec.origin, *map(str, arguments)])
+        status: object = 0
+        capsys.readouterr()
+        try:
+            runpy.run_path(spec.origin, run_name="__main__")
+        except SystemExit as e:
+            status = e.code
+        assert isinstance(status, int)
+        out, err = capsys.readouterr()
+        return Outcome(status, out, err)
+
+    return run
