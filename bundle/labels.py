@@ -16,11 +16,6 @@ def encode_labels(labels: Sequence[str]) -> bytes:
     return (json.dumps(list(labels), ensure_ascii=False, indent=0) + "\n").encode()
 
 
-def write_labels(path: Path, labels: Sequence[str]) -> None:
-    """ValueError as `encode_labels`."""
-    path.write_bytes(encode_labels(labels))
-
-
 def read_labels(path: Path) -> tuple[str, ...]:
     """BundleError if the file is missing or not a list of strings."""
     try:

@@ -98,7 +98,7 @@ def _manifest_fields(
             "dataset": data.name,
             "num_images": data.num_images,
             "epochs": run.document.epochs,
-            "metrics": _metrics(run, classifier),
+            "metrics": run.document.finite_metrics | ({} if classifier is None else classifier.document.finite_metrics),
             "git_commit": run.document.git_commit,
             "maeve_version": _version(),
         },
@@ -118,15 +118,6 @@ def _pooling(classifier: ClassifierRun | None) -> Pooling:
     if isinstance(network, LinearHead):
         return network.config.inputs[0] if len(network.config.inputs) == 1 else "mean"
     return network.config.pooling
-
-
-def _metrics(run: PretrainedRun, classifier: ClassifierRun | None) -> dict[str, float]:
-    """Both runs' figures; the classifier's under its kind, as "finetune.accuracy"."""
-    metrics = run.document.finite_metrics
-    if classifier is not None:
-        kind = classifier.document.kind
-        metrics |= {f"{kind}.{name}": value for name, value in classifier.document.finite_metrics.items()}
-    return metrics
 
 
 def _version() -> str:

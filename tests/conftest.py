@@ -46,19 +46,19 @@ def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> TinyRuns:
     head = LinearHead(LinearHeadConfig(inputs=("mean",), dim=config.dim, num_classes=len(LABELS)))
     return TinyRuns(
         pretrained=write_run(root / "tiny", "pretrain", MaskedAutoencoder(config), {"reconstruction_loss": 0.5}),
-        probe=write_run(root / "probe", "probe", head, {"top1": 0.25}),
-        finetuned=write_run(root / "finetuned", "finetune", classifier, {"top1": 0.75}),
+        probe=write_run(root / "probe", "probe", head, {"probe_val_top1": 0.25}),
+        finetuned=write_run(root / "finetuned", "finetune", classifier, {"val_top1": 0.75}),
     )
 
 
 def write_run(folder: Path, kind: str, network: Any, metrics: dict[str, float]) -> Path:
     """A finished run's folder; `network` is one that mae.weights can save."""
-    from bundle.labels import write_labels
+    from bundle.labels import encode_labels
     from mae.weights import save_model
 
     save_model(network, folder)
     if kind != "pretrain":
-        write_labels(folder / "labels.json", LABELS)
+        (folder / "labels.json").write_bytes(encode_labels(LABELS))
     data = {"name": "noise", "num_images": 7, "pack_size": [36, 36], "mean": [0.5] * 3, "std": [0.25] * 3}
     document = {"kind": kind, "config": {}, "data": data, "epochs": 2, "metrics": metrics, "git_commit": "abc123"}
     (folder / "run.json").write_text(json.dumps(document))

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import export.pipeline
-from bundle.labels import write_labels
+from bundle.labels import encode_labels
 from bundle.store import Bundle, load_bundle
 from export.__main__ import main
 from mae import Classifier, ClassifierConfig, LinearHead, LinearHeadConfig, MaskedAutoencoder
@@ -128,7 +128,7 @@ def test_labels_that_are_missing_or_of_another_number(
     run: Run, copy: Callable[[Path], Path], tiny_runs: TinyRuns, tmp_path: Path
 ) -> None:
     folder = copy(tiny_runs.probe)
-    write_labels(folder / "labels.json", ["one", "two"])
+    (folder / "labels.json").write_bytes(encode_labels(["one", "two"]))
     refused(run(tiny_runs.pretrained, "--classifier", folder, "--out", tmp_path / "out"), "2 labels for 5 classes")
     (folder / "labels.json").unlink()
     refused(run(tiny_runs.pretrained, "--classifier", folder, "--out", tmp_path / "out"), "labels.json: cannot read")
