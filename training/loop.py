@@ -135,7 +135,7 @@ def _restore(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> in
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    except (KeyError, ValueError, RuntimeError) as e:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as e:
         raise TrainingError(f"{run.out} holds the checkpoint of another network: {e}") from e
     return int(state["step"])
 

@@ -92,13 +92,12 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return {**state, "step": int(state["step"])}
-    except OSError:
-        raise
-    except Exception as e:  # torch.load raises many kinds, and advises to load what it does not trust
-        raise TrainingError(f"{path} is damaged or no checkpoint; remove it to start over") from e
+    with path.open("rb") as f:
+        try:
+            state: dict[str, Any] = torch.load(f, map_location="cpu", weights_only=True)
+            return {**state, "step": int(state["step"])}
+        except Exception as e:  # torch.load raises many kinds, and advises to load what it does not trust
+            raise TrainingError(f"{path} is damaged or no checkpoint; remove it to start over") from e
 
 
 def write_atomic(path: Path, data: bytes) -> None:
