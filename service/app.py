@@ -15,6 +15,7 @@ from service.gate import Gate, GateMiddleware
 from service.info import maeve_version
 from service.metrics import Metrics
 from service.routes import classify, embed, ops, pages, reconstruct
+from service.selfcheck import prove
 from service.settings import Settings
 
 _DESCRIPTION = "Embeds, classifies and reconstructs images with a Masked Autoencoder."
@@ -33,7 +34,9 @@ def create_app(settings: Settings, *, bundle: Bundle | None = None, runtime: Run
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loaded = bundle or load_bundle(settings.bundle)
         opened = runtime or open_runtime(loaded, settings.runtime, precision=settings.precision, lanes=settings.lanes)
+        prove(loaded, opened)
         app.state.engine = engine = Engine(loaded, opened, settings, metrics)
+        await engine.warm_up()
         try:
             yield
         finally:

@@ -30,6 +30,7 @@ from service.flights import Flight, Flights, all_landed
 from service.metrics import Metrics
 from service.options import EmbedQuery, ReconstructQuery
 from service.programs import Item, PoolingName, Program, Programs
+from service.reconstruct import encode_png
 from service.redis_store import RedisStore
 from service.settings import Settings
 
@@ -137,6 +138,12 @@ class Engine:
     async def offload(self, work: Callable[[], T]) -> T:
         """Run what would hold up the event loop on a decode thread."""
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+
+    async def warm_up(self) -> None:
+        """Decode one image of nothing: Pillow looks for its decoders at the first, which takes a moment."""
+        channels = self.manifest.model.channels
+        nothing = encode_png(np.zeros((1, 1, channels), np.uint8))
+        await self.offload(lambda: self._decode(nothing))
 
     @property
     def alive(self) -> bool:

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from bundle.errors import CacheError
+from service.cache import MemoryCache, RemoteCache, RemoteConfig, Vector, context_key, image_key
+
+QUICK = RemoteConfig(failures=2, probe_min_s=0.01, probe_max_s=0.02, max_waiting=4)
+
+
+def vector(value: float, size: int = 8) -> Vector:
+    return np.full(size, value, np.float32)
+
+
+# Keys
+
+
+def test_a_key_changes_with_every_part_and_with_the_bytes() -> None:
+    parts = ["digest", "onnxruntime", "fp32", "embed", "16", "cls"]
+    keys = {image_key(context_key(*parts), b"image")}
+    for i in range(len(parts)):
+        keys.add(image_key(context_key(*parts[:i], "other", *parts[i + 1 :]), b"image"))
+    keys.add(image_key(context_key(*parts), b"other"))
+    keys.add(image_key(context_key(*parts[:-1]), b"image"))
+    assert len(keys) == len(parts) + 3
+
+
+def test_parts_cannot_run_into_each_other() -> None:
+    assert context_key("ab", "c") != context_key("a", "bc")
+
+
+# In this process
+
+
+def test_the_memory_never_exceeds_its_bound_and_keeps_what_was_used_last() -> None:
+    cache = MemoryCache(16_000)
+    for i in range(100):
+        cache.put(str(i), vector(i))
+        assert cache.num_bytes <= 16_000
+        assert cache.get("0") is not None or i == 0
+    kept = [i for i in range(100) if cache.get(str(i)) is not None]
+    assert kept[0] == 0
+    assert kept[1:] == list(range(100 - len(kept) + 1, 100))
+    assert len(cache) == len(kept) > 10
+
+
+def test_a_value_that_would_push_out_the_rest_is_not_kept() -> None:
+    cache = MemoryCache(80_000)
+    cache.put("big", vector(1, 10_000))
+    assert cache.get("big") is None
+    assert cache.num_bytes == 0
+
+
+def test_no_memory_keeps_nothing() -> None:
+    cache = MemoryCache(0)
+    cache.put("a", vector(1))
+    assert (cache.get("a"), len(cache)) == (None, 0)
+
+
+# The remote one, over a table in this process that can fail on demand
+
+
+class Table:
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+        self.broken = False
+        self.reads: list[list[str]] = []
+        self.writes: list[int] = []
+        self.pings = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def read(self, keys: Sequence[str]) -> list[bytes | None]:
+        self.reads.append(list(keys))
+        await self._answer()
+        return [self.values.get(key) for key in keys]
+
+    async def write(self, items: Sequence[tuple[str, bytes]]) -> None:
+        self.writes.append(len(items))
+        await self._answer()
+        self.values.update(items)
+
+    async def ping(self) -> None:
+        self.pings += 1
+        await self._answer()
+
+    async def close(self) -> None:
+        pass
+
+    async def _answer(self) -> None:
+        await self.gate.wait()
+        if self.broken:
+            raise CacheError("down")
+
+
+@asynccontextmanager
+async def remote(table: Table, config: RemoteConfig = QUICK) -> AsyncIterator[RemoteCache]:
+    cache = RemoteCache(table, config)
+    yield cache
+    await cache.close()
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 5) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - what it asks about has no event
+            await asyncio.sleep(0.002)
+
+
+async def test_what_was_written_is_read_as_it_was() -> None:
+    table = Table()
+    async with remote(table) as cache:
+        cache.put("a", vector(1.5))
+        await until(lambda: table.values)
+        found = await cache.get("a", 8)
+    assert found is not None
+    assert found.dtype == np.float32
+    assert found.tolist() == [1.5] * 8
+    assert table.values["a"] == np.full(8, 1.5, "<f4").tobytes()
+
+
+async def test_a_value_of_another_length_is_a_miss() -> None:
+    table = Table()
+    table.values["a"] = b"\0" * 31
+    async with remote(table) as cache:
+        assert await cache.get("a", 8) is None
+
+
+async def test_reads_of_one_turn_travel_together() -> None:
+    table = Table()
+    async with remote(table) as cache:
+        await asyncio.gather(*(cache.get(str(i), 8) for i in range(10)))
+    assert table.reads == [[str(i) for i in range(10)]]
+
+
+async def test_failures_open_the_circuit_and_no_request_asks_any_more() -> None:
+    table = Table()
+    table.broken = True
+    slow_probe = RemoteConfig(failures=2, probe_min_s=60, probe_max_s=60)
+    async with remote(table, slow_probe) as cache:
+        for _ in range(5):
+            assert await cache.get("a", 8) is None
+        assert not cache.up
+        assert len(table.reads) == 2
+        cache.put("a", vector(1))
+        await asyncio.sleep(0.01)
+        assert table.writes == []
+
+
+async def test_a_success_between_failures_keeps_the_circuit_closed() -> None:
+    table = Table()
+    async with remote(table) as cache:
+        for _ in range(4):
+            for table.broken in (True, False):
+                await cache.get("a", 8)
+        assert cache.up
+
+
+async def test_the_probe_closes_the_circuit_when_the_remote_is_back() -> None:
+    table = Table()
+    table.broken = True
+    async with remote(table) as cache:
+        for _ in range(2):
+            await cache.get("a", 8)
+        await until(lambda: table.pings >= 3)
+        assert not cache.up
+        table.broken = False
+        await until(lambda: cache.up)
+        cache.put("a", vector(2))
+        await until(lambda: table.values)
+        assert await cache.get("a", 8) is not None
+
+
+async def test_failed_writes_open_the_circuit_too() -> None:
+    table = Table()
+    table.broken = True
+    async with remote(table, RemoteConfig(failures=1, probe_min_s=60, probe_max_s=60)) as cache:
+        cache.put("a", vector(1))
+        await until(lambda: not cache.up)
+
+
+async def test_writes_that_pile_up_are_dropped() -> None:
+    table = Table()
+    async with remote(table) as cache:
+        table.gate.clear()
+        cache.put("first", vector(0))
+        await until(lambda: table.writes)
+        for i in range(10):
+            cache.put(str(i), vector(i))
+        table.gate.set()
+        await until(lambda: len(table.values) >= 5)
+        await asyncio.sleep(0.01)
+    assert set(table.values) == {"first", "0", "1", "2", "3"}
+
+
+async def test_closing_ends_reads_that_hang_as_misses() -> None:
+    table = Table()
+    table.gate.clear()
+    async with remote(table) as cache:
+        reading = asyncio.create_task(cache.get("a", 8))
+        await until(lambda: table.reads)
+    assert await reading is None
+
+
+def test_the_config_refuses_what_makes_no_sense() -> None:
+    with pytest.raises(ValueError, match="probe_min_s"):
+        RemoteConfig(probe_min_s=2, probe_max_s=1)
+    with pytest.raises(ValueError, match="at least 1"):
+        RemoteConfig(failures=0)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings, SettingsError, read_settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_environment_is_read_and_flags_override_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAEVE_PORT", "9000")
+    monkeypatch.setenv("MAEVE_MAX_IMAGES", "7")
+    settings = read_settings(["--port", "9001", "--bundle", "bundles/a"])
+    assert (settings.port, settings.max_images, settings.bundle) == (9001, 7, Path("bundles/a"))
+
+
+def test_an_empty_variable_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAEVE_LANES", "")
+    monkeypatch.setenv("MAEVE_REDIS_URL", "")
+    assert read_settings([]).lanes is None
+    assert read_settings([]).redis_url is None
+
+
+@pytest.mark.parametrize(
+    ("name", "closest"),
+    [("MAEVE_BUNDEL", "MAEVE_BUNDLE"), ("MAEVE_REDIS", "MAEVE_REDIS_URL"), ("maeve_prot", "MAEVE_PORT")],
+)
+def test_an_unknown_variable_is_named_with_the_closest_that_exists(
+    monkeypatch: pytest.MonkeyPatch, name: str, closest: str
+) -> None:
+    monkeypatch.setenv(name, "x")
+    with pytest.raises(SettingsError, match=rf"unknown setting {name}; did you mean {closest}\?"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--port", "70000"], "--port: Input should be less than or equal to 65535"),
+        (["--max-queue", "10"], r"max_queue \(10\) must be at least max_images \(64\)"),
+        (["--redis-url", "localhost"], "--redis-url: String should match pattern"),
+        (["--timeout-ms", "0"], "--timeout-ms: Input should be greater than 0"),
+    ],
+)
+def test_a_value_out_of_range_is_named_as_it_was_given(argv: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        read_settings(argv)
+
+
+def test_a_bad_variable_is_named_as_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAEVE_PRECISION", "fp64")
+    with pytest.raises(SettingsError, match="MAEVE_PRECISION: Input should be 'fp32', 'fp16' or 'int8'"):
+        read_settings([])
+
+
+def test_the_key_has_no_flag_and_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAEVE_API_KEY", "hush")
+    assert "hush" not in repr(read_settings([]))
+    with pytest.raises(SystemExit):
+        read_settings(["--api-key", "hush"])
+
+
+@pytest.mark.parametrize(
+    ("environment", "argv", "message"),
+    [
+        ({"MAEVE_PROT": "1"}, [], "error: unknown setting MAEVE_PROT; did you mean MAEVE_PORT?"),
+        ({}, ["--bundle", "nowhere"], "error: nowhere is not a bundle: it has no manifest.json"),
+    ],
+)
+def test_the_command_ends_with_one_line_and_status_2(
+    environment: dict[str, str], argv: list[str], message: str
+) -> None:
+    command = [sys.executable, "-m", "service", *argv]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
