@@ -6,11 +6,11 @@ beat one session with more threads, and batches gain nothing. ONNX Runtime lets 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bundle.errors import InferenceError, RuntimeUnavailable
@@ -19,6 +19,11 @@ from bundle.store import Bundle
 from runtime.base import Arrays
 from runtime.cores import usable_cores
 from runtime.specs import check_inputs
+
+# Its Linux wheels report their use over the network from the import on, unless told not to: nothing leaves the machine.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime as ort
 
 _SEVERITY_ERROR = 3  # ONNX Runtime's scale: 2 would print its warnings about the machine on every start
 
