@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-import tyro
 from torch import Tensor
 
 from mae.classifier import Classifier, ClassifierConfig, Pooling
@@ -18,6 +17,7 @@ from mae.config import MAEConfig
 from mae.model import MaskedAutoencoder, Normalize
 from mae.weights import load_mae, save_model
 from training.augment import CropConfig, random_resized_crop
+from training.cli import parse
 from training.data import Ids, open_data, open_test, require_classes, split_labeled
 from training.device import PrecisionName, autocast, pick_device
 from training.errors import run_command
@@ -74,8 +74,10 @@ class FinetuneConfig(NetworkFlags):
             raise ValueError(f"--layer-decay must lie in (0, 1], got {self.layer_decay}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"--label-smoothing must be at least 0 and below 1, got {self.label_smoothing}")
-        if self.seed < 0:
-            raise ValueError(f"--seed must not be negative, got {self.seed}")
+        if self.blr <= 0 or self.min_lr < 0:
+            raise ValueError(f"--blr must be positive and --min-lr not negative, got {self.blr} and {self.min_lr}")
+        if self.weight_decay < 0 or self.seed < 0:
+            raise ValueError(f"--weight-decay and --seed must not be negative, got {self.weight_decay} and {self.seed}")
         CropConfig(scale=self.crop_scale)  # raises for a range that it does not take
         ignored = [f.name for f in fields(NetworkFlags) if getattr(self, f.name) is not None]
         if ignored and not self.from_scratch:
@@ -194,7 +196,7 @@ class _Steps:
 
 
 def main() -> None:
-    config = tyro.cli(FinetuneConfig, prog="python -m training.finetune")
+    config = parse(FinetuneConfig, "training.finetune")
     metrics = finetune(config)
     print(f"{config.out}: " + ", ".join(f"{name} {value:.2%}" for name, value in metrics.items()))
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 
 from bundle.errors import InvalidInput
 from bundle.manifest import Preprocess
 from bundle.preprocess import image_size, preprocess
+from training.cli import parse
 from training.errors import TrainingError, run_command
 from training.packed import CORRUPT_FILE, LABELS_FILE, NO_LABEL, PACK_FILE, PackedDataset, PackInfo
 from training.progress import track
@@ -189,7 +189,7 @@ def _median_side(source: Source) -> int:
 
 
 def main() -> None:
-    config = tyro.cli(PackConfig, prog="python -m training.pack")
+    config = parse(PackConfig, "training.pack")
     size = None if config.size is None else (config.size, config.width or config.size)
     packed = pack(config.data, config.out, name=config.name, size=size, channels=config.channels)
     info = packed.info

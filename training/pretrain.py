@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from PIL import Image
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from mae.masking import num_keep, random_masking
 from mae.model import MAEOutput, MaskedAutoencoder, Normalize
 from mae.weights import save_model
 from training.augment import CropConfig, random_resized_crop
+from training.cli import parse
 from training.data import center_batch, open_data
 from training.device import PrecisionName, autocast, pick_device
 from training.errors import run_command
@@ -69,8 +69,10 @@ class PretrainConfig(NetworkFlags):
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"--mask-ratio must lie between 0 and 1, got {self.mask_ratio}")
-        if self.seed < 0:
-            raise ValueError(f"--seed must not be negative, got {self.seed}")
+        if self.blr is not None and self.blr <= 0:
+            raise ValueError(f"--blr must be positive, got {self.blr}")
+        if self.weight_decay < 0 or self.seed < 0:
+            raise ValueError(f"--weight-decay and --seed must not be negative, got {self.weight_decay} and {self.seed}")
         CropConfig(scale=self.crop_scale)  # raises for a range that it does not take
 
 
@@ -188,7 +190,7 @@ class _Steps:
 
 
 def main() -> None:
-    run = pretrain(tyro.cli(PretrainConfig, prog="python -m training.pretrain"))
+    run = pretrain(parse(PretrainConfig, "training.pretrain"))
     print(f"{run}: the weights, metrics.jsonl and reconstructions/; next: python -m export {run} --out BUNDLE")
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-import tyro
 from torch import Tensor
 
 from bundle.digest import file_sha256
 from mae.classifier import Feature, LinearHead, LinearHeadConfig
 from mae.model import MaskedAutoencoder, Normalize, patchify
 from mae.weights import WEIGHTS_FILE, load_mae, save_model
+from training.cli import parse
 from training.data import Ids, open_data, open_test, require_classes, split_labeled
 from training.device import pick_device
 from training.errors import run_command
@@ -131,7 +131,7 @@ def fit_logistic(x: Tensor, y: Tensor, num_classes: int, penalty: float, max_ite
 
 
 def main() -> None:
-    config = tyro.cli(ProbeConfig, prog="python -m training.probe")
+    config = parse(ProbeConfig, "training.probe")
     metrics = probe(config)
     print(f"{config.out}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 

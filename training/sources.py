@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,9 @@ def open_source(path: Path) -> Source:
 
 
 def _open_folder(root: Path) -> FolderSource:
-    files = tuple(sorted(f for f in root.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file()))
+    # Links are followed, other than by rglob: a subset of a data set is often a folder of links to its classes.
+    paths = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
+    files = tuple(sorted(p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()))
     if not files:
         raise TrainingError(f"{root} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}) and no .parquet files")
     tops = [f.relative_to(root).parts for f in files]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import resource
 import runpy
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -91,7 +95,49 @@ def tiny() -> dict[str, Any]:
 def pretrained(packed: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished pre-training run."""
     out = tmp_path_factory.mktemp("runs") / "pretrained"
-    return pretrain(PretrainConfig(data=packed.folder, out=out, epochs=15, blr=8e-3, **TINY))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.loop.LOG_EVERY_S", 0.0)  # a row for every step
+        return pretrain(PretrainConfig(data=packed.folder, out=out, epochs=10, blr=2e-2, picture_every=4, **TINY))
+
+
+@contextmanager
+def _full_disk(max_file_bytes: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """While it holds, no file grows beyond so many bytes: a write is answered with an error, as by a full disk."""
+    return _full_disk
+
+
+@contextmanager
+def _terminated_once(ready: Callable[[], bool]) -> Iterator[None]:
+    def tick(_number: int, _frame: FrameType | None) -> None:
+        if ready():
+            signal.raise_signal(signal.SIGTERM)
+
+    # Before and after the loop listens, the signal must not end the tests.
+    handlers = {signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: None)}
+    handlers[signal.SIGALRM] = signal.signal(signal.SIGALRM, tick)
+    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@pytest.fixture
+def terminated_once() -> Callable[[Callable[[], bool]], AbstractContextManager[None]]:
+    """Sends this process SIGTERM as soon as something holds."""
+    return _terminated_once
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +26,6 @@ from training.run import (
 )
 
 CONFIG: dict[str, Any] = {"epochs": 5, "crop_scale": (0.2, 1.0), "data": Path("photos"), "resume": False, "blr": None}
-
-
-@contextmanager
-def full_disk(max_file_bytes: int) -> Iterator[None]:
-    """No file grows beyond this: the system answers a write with an error, as it does when the disk is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def begin(out: Path, **changes: Any) -> Run:
@@ -167,7 +155,9 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / CHECKPOINT_FILE)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_checkpoint_before(
+    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
     path = tmp_path / CHECKPOINT_FILE
     first = {"step": 1, "weight": torch.ones(50_000)}
     save_checkpoint(path, first)

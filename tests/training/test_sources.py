@@ -67,6 +67,18 @@ def test_a_loose_image_or_a_single_folder_means_no_labels(names: tuple[str, ...]
     assert [sample.label for sample in source] == [None] * len(names)
 
 
+def test_links_to_folders_and_files_are_followed(tmp_path: Path) -> None:
+    everything = touch(tmp_path / "all", "cat/1.jpg", "dog/1.jpg", "emu/1.jpg")
+    subset = tmp_path / "subset"
+    (subset / "dog").mkdir(parents=True)
+    (subset / "cat").symlink_to(everything / "cat")
+    (subset / "dog" / "7.jpg").symlink_to(everything / "dog" / "1.jpg")
+    (subset / "dog" / "8.jpg").symlink_to(everything / "dog" / "gone.jpg")
+    assert list(open_source(subset)) == [
+        Sample("cat/1.jpg", b"cat/1.jpg", 0), Sample("dog/7.jpg", b"dog/1.jpg", 1),
+    ]  # fmt: skip
+
+
 def test_files_that_are_no_images_are_passed_over(tmp_path: Path) -> None:
     root = touch(tmp_path, "cat/1.jpg", "dog/1.jpg", "notes.txt", "cat/1.json", "empty.dir/readme.md")
     (root / "dog" / "folder.jpg").mkdir()

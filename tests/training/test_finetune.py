@@ -1,0 +1,157 @@
+"""A classifier from few labels, started from a pre-training run or from nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mae.classifier import Classifier
+from mae.model import Normalize
+from mae.weights import load_mae, load_model
+from training.data import center_batch
+from training.errors import Terminated, TrainingError
+from training.finetune import FinetuneConfig, finetune
+from training.pack import pack
+from training.packed import PackedDataset
+from training.pretrain import PretrainConfig, pretrain
+
+QUICK: dict[str, Any] = {"epochs": 4, "warmup_epochs": 1.0, "batch_size": 12, "blr": 2e-2}
+
+
+def from_run(packed: PackedDataset, init: Path, out: Path, **changes: Any) -> FinetuneConfig:
+    return FinetuneConfig(**{"data": packed.folder, "init": init, "out": out, **QUICK, **changes})
+
+
+def from_scratch(packed: PackedDataset, out: Path, tiny: dict[str, Any], **changes: Any) -> FinetuneConfig:
+    return from_run(packed, Path("none"), out, layer_decay=1.0, **{**tiny, "batch_size": 12, **changes})
+
+
+def document(run: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((run / "run.json").read_text())
+    return loaded
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_from_a_pretraining_run(
+    pooling: Any, packed: PackedDataset, pretrained: Path, other_photos: Path, tmp_path: Path
+) -> None:
+    """What run.json claims of the test set is what the weights on disk do."""
+    out = tmp_path / "run"
+    metrics = finetune(from_run(packed, pretrained, out, test=other_photos, pooling=pooling))
+    assert metrics["val_top1"] > 0.8
+    assert metrics["test_top1"] > 0.8  # chance is a third
+    assert document(out)["metrics"] == metrics
+    assert json.loads((out / "labels.json").read_text()) == ["blue", "green", "red"]
+    model = load_model(out)
+    assert isinstance(model, Classifier)
+    assert model.config.pooling == pooling
+    assert model.config.encoder == load_mae(pretrained).config
+    test = PackedDataset(out / "pack-test")
+    pixels = center_batch(test, np.arange(len(test)), model.config.encoder.image_size, torch.device("cpu"))
+    with torch.inference_mode():
+        logits = model(Normalize(model.config.encoder.mean, model.config.encoder.std)(pixels))
+    assert float((logits.argmax(dim=1).numpy() == test.labels).mean()) == metrics["test_top1"]
+
+
+def test_from_scratch_trains_the_same_network(
+    packed: PackedDataset, pretrained: Path, tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    metrics = finetune(from_scratch(packed, tmp_path / "run", tiny))
+    assert metrics["val_top1"] > 0.8
+    assert "test_top1" not in metrics
+    model = load_model(tmp_path / "run")
+    assert isinstance(model, Classifier)
+    assert model.config.encoder == load_mae(pretrained).config
+
+
+def test_pretraining_is_where_it_starts(packed: PackedDataset, pretrained: Path, tmp_path: Path) -> None:
+    """At a learning rate of nearly nothing the encoder stays what it was."""
+    finetune(from_run(packed, pretrained, tmp_path / "run", epochs=1, blr=1e-12, min_lr=0.0, weight_decay=0.0))
+    before, after = load_mae(pretrained).encoder.state_dict(), load_model(tmp_path / "run").state_dict()
+    for name, value in before.items():
+        if not name.startswith("norm."):  # replaced by fc_norm
+            torch.testing.assert_close(after[f"encoder.{name}"], value, rtol=0, atol=1e-6)
+
+
+def test_validation_is_held_out_and_logged_each_epoch(packed: PackedDataset, pretrained: Path, tmp_path: Path) -> None:
+    finetune(from_run(packed, pretrained, tmp_path / "run", val_fraction=0.25))
+    assert (document(tmp_path / "run")["num_train"], document(tmp_path / "run")["num_val"]) == (90, 30)
+    scores = [(row["epoch"], row["val_top1"]) for row in rows(tmp_path / "run") if "val_top1" in row]
+    assert [epoch for epoch, _ in scores] == [1, 2, 3, 4]
+    assert scores[-1][1] == document(tmp_path / "run")["metrics"]["val_top1"]
+
+
+@pytest.mark.parametrize(("fraction", "num_train", "num_val"), [(0.1, 9, 3), (0.3, 33, 3), (0.05, 3, 3)])
+def test_few_labels_are_few(
+    fraction: float, num_train: int, num_val: int, packed: PackedDataset, pretrained: Path, tmp_path: Path
+) -> None:
+    """Of 40 images a class: 4, 12 and 2, one of which is held out."""
+    finetune(from_run(packed, pretrained, tmp_path / "run", label_fraction=fraction, epochs=1))
+    found = document(tmp_path / "run")
+    assert (found["num_train"], found["num_val"]) == (num_train, num_val)
+
+
+def test_a_stopped_run_resumes_to_the_same_bytes(
+    packed: PackedDataset,
+    pretrained: Path,
+    tmp_path: Path,
+    terminated_once: Callable[[Callable[[], bool]], AbstractContextManager[None]],
+) -> None:
+    """Drop path and label smoothing included; stopped at whatever step the signal finds it."""
+    config = from_run(packed, pretrained, tmp_path / "straight", drop_path=0.3)
+    finetune(config)
+    stopped = replace(config, out=tmp_path / "stopped", resume=True)
+    with (
+        terminated_once((tmp_path / "stopped" / "metrics.jsonl").exists),
+        pytest.raises(Terminated, match="the state is saved"),
+    ):
+        finetune(stopped)
+    step = torch.load(tmp_path / "stopped" / "checkpoint.pt", weights_only=True)["step"]
+    assert 9 <= step < 36
+    metrics = finetune(stopped)
+    assert metrics == document(tmp_path / "straight")["metrics"]
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("straight", "stopped")]
+    assert weights[0] == weights[1]
+    assert [row["epoch"] for row in rows(tmp_path / "stopped") if "val_top1" in row] == [1, 2, 3, 4]
+
+
+def test_a_grey_network_packs_its_labeled_images_grey(photos: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
+    grey = pack(photos, tmp_path / "grey", channels=1)
+    run = pretrain(PretrainConfig(data=grey.folder, out=tmp_path / "pretrained", epochs=1, **tiny))
+    finetune(FinetuneConfig(data=photos, init=run, out=tmp_path / "run", **{**QUICK, "epochs": 1}))
+    assert PackedDataset(tmp_path / "run" / "pack").info.channels == 1
+
+
+def test_a_pack_of_other_channels_is_refused(
+    photos: Path, packed: PackedDataset, pretrained: Path, tmp_path: Path
+) -> None:
+    grey = pack(photos, tmp_path / "grey", channels=1)
+    with pytest.raises(TrainingError, match="holds 1 channels, 3 are needed; pack with --channels 3"):
+        finetune(from_run(packed, pretrained, tmp_path / "run", data=grey.folder))
+
+
+def test_the_networks_flags_go_with_scratch_alone(packed: PackedDataset, pretrained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--patch-size goes with --init none; a run brings its own network"):
+        from_run(packed, pretrained, tmp_path / "run", patch_size=8)
+
+
+def test_a_start_that_fails_can_be_corrected(packed: PackedDataset, pretrained: Path, tmp_path: Path) -> None:
+    """Whatever is wrong is found before run.json is written, so the next try is no resume."""
+    out = tmp_path / "run"
+    for wrong in ({"drop_path": 1.5}, {"warmup_epochs": -1.0}, {"val_fraction": 0.0}, {"label_fraction": 2.0}):
+        with pytest.raises(ValueError, match=r"drop_path|warm-up|--val-fraction|--label-fraction"):
+            finetune(from_run(packed, pretrained, out, **wrong))
+        assert not out.exists()
+    finetune(from_run(packed, pretrained, out, epochs=1))
