@@ -12,13 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from typing import Any
 import httpx
 
 from benchmarks.report import Report
+from benchmarks.serve_load import service
 from training.sources import Sample, open_source
 
 _PER_REQUEST = 64
@@ -93,7 +91,11 @@ def http_accuracy(bundle: Path, test: Path) -> tuple[float, float, int]:
     source = open_source(test)
     if source.classes is None:
         raise SystemExit(f"{test} has no labels")
-    with serve(bundle) as url, httpx.Client(base_url=url, timeout=60) as client, ThreadPoolExecutor(4) as pool:
+    with (
+        service(bundle) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+        ThreadPoolExecutor(4) as pool,
+    ):
         samples = iter(source)
         batches = iter(lambda: list(islice(samples, _PER_REQUEST)), [])
         start = time.perf_counter()
@@ -107,30 +109,6 @@ def classify(client: httpx.Client, batch: list[Sample], classes: tuple[str, ...]
     answer = client.post("/classify", files=files, params={"top_k": 1}).raise_for_status().json()
     found = [results[0]["label"] for results in answer["predictions"]]
     return sum(classes[sample.label or 0] == label for sample, label in zip(batch, found, strict=True))
-
-
-@contextmanager
-def serve(bundle: Path, *flags: str) -> Iterator[str]:
-    """The real service on a free loopback port, ready; it is asked to stop in the end."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([sys.executable, "-m", "service", "--bundle", str(bundle), "--port", str(port), *flags])
-    try:
-        for _ in range(300):
-            if process.poll() is not None:
-                raise SystemExit("the service did not start")
-            try:
-                if httpx.get(f"{url}/readyz").is_success:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 if __name__ == "__main__":

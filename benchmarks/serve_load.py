@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -159,8 +160,6 @@ async def _client(port: int, bodies: Bodies, until: float, accept: str) -> list[
 
 def _rss_mib(port: int) -> str:
     """The service's memory by its own account."""
-    import urllib.request
-
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
     value = next(line.split()[1] for line in lines if line.startswith("process_resident_memory_bytes"))
@@ -201,7 +200,9 @@ def main() -> None:
     report.add("bare loop", f"{statistics.median(limits):.1f} img/s")
     report.add("service", f"{statistics.median(rates):.1f} img/s")
     ratios = [rate / most for rate, most in zip(rates, limits, strict=True)]
-    report.add("service / bare loop", f"{statistics.median(ratios):.3f} (rounds {min(ratios):.3f} to {max(ratios):.3f})")
+    report.add(
+        "service / bare loop", f"{statistics.median(ratios):.3f} (rounds {min(ratios):.3f} to {max(ratios):.3f})"
+    )
     p50, p99 = np.percentile(latencies, [50, 99]) * 1000
     report.add("latency p50 / p99", f"{p50:.0f} / {p99:.0f} ms")
     report.add("memory of the service", f"{memory} MiB")
