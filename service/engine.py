@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import sha256
 from typing import Literal, TypeVar
 
@@ -35,6 +36,7 @@ from service.redis_store import RedisStore
 from service.settings import Settings
 
 T = TypeVar("T")
+Timed = tuple[Vector, float]
 
 _HASH_INLINE_BYTES = 2**20  # hashing less than this is quicker than a change of thread
 
@@ -88,11 +90,16 @@ class Engine:
         if manifest.model.channels not in MODES:
             raise BundleError(f"images of {manifest.model.channels} channels cannot be decoded, only {sorted(MODES)}")
         self._programs = Programs(manifest, runtime)
-        self.batcher: Batcher[Program, Item, Vector] = Batcher(
-            self._run, lanes=runtime.lanes, max_batch=settings.max_batch or runtime.max_batch
-        )
-        decode_threads = settings.decode_threads or usable_cores()
-        self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        max_batch = settings.max_batch or runtime.max_batch
+        self.batcher: Batcher[Program, Item, Timed] = Batcher(self._run, lanes=runtime.lanes, max_batch=max_batch)
+        threads = settings.decode_threads
+        if threads is None:
+            # A lane per core that takes one image at a time decodes it best itself: another thread would only share its
+            # core. Batches want their images decoded beside the device's work.
+            threads = 0 if max_batch == 1 else usable_cores()
+        self._decodes_on_lane = threads == 0
+        self._decoders = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode")
+        self._embed_job = lru_cache(maxsize=256)(self._make_embed_job)
         self.memory = MemoryCache(settings.cache_bytes)
         self.remote = None if settings.redis_url is None else _remote(settings.redis_url, settings, metrics)
         self._flights: Flights[Outcome] = Flights()
@@ -101,10 +108,7 @@ class Engine:
 
     async def embed(self, images: Sequence[bytes], query: EmbedQuery, deadline: float) -> Answer:
         """Poolings one after the other, not normalised; see Programs.run. `deadline`: in the loop's time."""
-        poolings = self.poolings(query)
-        ids = keep_ids(self.manifest.model.num_patches, query.keep)
-        program = Program("embed", len(ids), poolings)
-        return await self._answer(images, self._job(program, ids, None, *poolings), deadline)
+        return await self._answer(images, self._embed_job(self.poolings(query), query.keep), deadline)
 
     async def classify(self, images: Sequence[bytes], deadline: float) -> Answer:
         """Logits. NotOffered if the bundle has no classifier."""
@@ -143,7 +147,8 @@ class Engine:
         """Decode one image of nothing: Pillow looks for its decoders at the first, which takes a moment."""
         channels = self.manifest.model.channels
         nothing = encode_png(np.zeros((1, 1, channels), np.uint8))
-        await self.offload(lambda: self._decode(nothing))
+        item = Item(nothing, np.empty(0, np.int64))
+        await self.offload(lambda: self._decode(item))
 
     @property
     def alive(self) -> bool:
@@ -158,6 +163,10 @@ class Engine:
         if self.remote is not None:
             await self.remote.close()
         self.runtime.close()
+
+    def _make_embed_job(self, poolings: tuple[PoolingName, ...], keep: float) -> _Job:
+        ids = keep_ids(self.manifest.model.num_patches, keep)
+        return self._job(Program("embed", len(ids), poolings), ids, None, *poolings)
 
     def _job(
         self, program: Program, ids_keep: NDArray[np.int64], ids_restore: NDArray[np.int64] | None, *params: str
@@ -216,29 +225,37 @@ class Engine:
                 self.memory.put(key, value)
                 return Outcome(value, "redis", {"cache": time.perf_counter() - start})
         looked_up = time.perf_counter()
-        pixels, decode_s = await self.offload(lambda: self._decode(image))
-        decoded = time.perf_counter()
-        item = Item(pixels, job.ids_keep, job.ids_restore)
+        item = Item(image, job.ids_keep, job.ids_restore)
+        if not self._decodes_on_lane:
+            item = await self.offload(lambda: self._decode(item))
+        waited_s = time.perf_counter() - looked_up - item.decode_s  # for a decode thread
         done = await asyncio.wrap_future(self.batcher.submit(job.program, item, deadline=deadline))
-        self.memory.put(key, done.value)
+        value, on_lane_s = done.value
+        self.memory.put(key, value)
         if self.remote is not None:
-            self.remote.put(key, done.value)
-        waited_s = decoded - looked_up - decode_s  # for a decode thread
-        stages = {"cache": looked_up - start, "decode": decode_s, "queue": waited_s + done.queue_s}
-        return Outcome(done.value, "computed", {**stages, "infer": done.infer_s})
+            self.remote.put(key, value)
+        stages = {
+            "cache": looked_up - start,
+            "decode": item.decode_s + on_lane_s,
+            "queue": waited_s + done.queue_s,
+            "infer": done.infer_s - on_lane_s,
+        }
+        return Outcome(value, "computed", stages)
 
-    def _decode(self, image: bytes) -> tuple[NDArray[np.uint8], float]:
-        """Pixels [H, W, C] and the seconds it took."""
+    def _decode(self, item: Item) -> Item:
+        """The same with pixels [H, W, C] in the place of the encoded bytes, and the seconds that it took."""
+        assert isinstance(item.image, bytes)
         start = time.perf_counter()
-        model = self.manifest.model
-        pixels = preprocess(
-            image, self.manifest.preprocess, channels=model.channels, max_pixels=self._settings.max_pixels
-        )
-        return pixels, time.perf_counter() - start
+        spec, channels = self.manifest.preprocess, self.manifest.model.channels
+        pixels = preprocess(item.image, spec, channels=channels, max_pixels=self._settings.max_pixels)
+        return replace(item, image=pixels, decode_s=time.perf_counter() - start)
 
-    def _run(self, program: Program, items: list[Item]) -> list[Vector]:
+    def _run(self, program: Program, items: list[Item]) -> list[Timed]:
+        """On a lane: a result per item, and the seconds spent decoding here."""
         self._metrics.batch_images.labels(program.operation).observe(len(items))
-        return self._programs.run(program, items)
+        decoded = [self._decode(item) for item in items] if self._decodes_on_lane else items
+        spent_s = sum(item.decode_s for item in decoded) if self._decodes_on_lane else 0.0
+        return [(value, spent_s) for value in self._programs.run(program, decoded)]
 
     def _account(self, program: Program, outcomes: Sequence[Outcome]) -> Answer:
         stages: dict[str, float] = {}

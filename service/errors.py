@@ -8,7 +8,6 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from bundle.errors import (
@@ -74,14 +73,10 @@ def error_response(error: Exception) -> Response:
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Answer every error of `app` in the one shape: ours, validation's, the router's, and the unforeseen."""
+    """Answer every error of `app` in the one shape: ours and the router's. The unforeseen is the gate's to answer."""
 
     async def ours(_: Request, error: Exception) -> Response:
         return error_response(error)
-
-    async def validation(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        return error_response(_bad_parameter(error))
 
     async def router(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -89,7 +84,6 @@ def install_handlers(app: FastAPI) -> None:
         return _response(error.status_code, kind, error.detail, None, dict(error.headers or {}))
 
     app.add_exception_handler(MaeveError, ours)
-    app.add_exception_handler(RequestValidationError, validation)
     app.add_exception_handler(HTTPException, router)
 
 
@@ -108,16 +102,6 @@ def _headers(error: Exception) -> dict[str, str]:
     if isinstance(error, Unauthorized):
         return {"www-authenticate": "Bearer"}
     return {}
-
-
-def _bad_parameter(error: RequestValidationError) -> BadParameter:
-    """The first of the complaints; `loc` is ("query", name, ...)."""
-    first = error.errors()[0]
-    param = ".".join(str(part) for part in first["loc"][1:]) or None
-    message = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "unknown parameter"
-    return BadParameter(f"{param}: {message}" if param else message, param=param)
 
 
 def _response(

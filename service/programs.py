@@ -45,11 +45,21 @@ class Program:
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One image and the patches that the encoder sees of it; `ids_restore` where a decoder follows."""
+    """One image and the patches that the encoder sees of it; `ids_restore` where a decoder follows.
 
-    pixels: NDArray[np.uint8]  # [H, W, C]
+    `image`: encoded, or pixels once it was decoded, in `decode_s` seconds.
+    """
+
+    image: bytes | NDArray[np.uint8]  # [H, W, C]
     ids_keep: NDArray[np.int64]  # [K]
     ids_restore: NDArray[np.int64] | None = None  # [L]
+    decode_s: float = 0.0
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """[H, W, C]"""
+        assert not isinstance(self.image, bytes)
+        return self.image
 
 
 class Programs:

@@ -88,26 +88,46 @@ _JSON = {
         "images": {"type": "array", "minItems": 1, "items": {"type": "string", "description": "base64, or a data URI"}}
     },
 }
-IMAGES_BODY: dict[str, Any] = {
-    "parameters": [
-        {
-            "name": "X-Request-Timeout-Ms",
-            "in": "header",
-            "required": False,
-            "description": "Milliseconds that the request may take, if less than the service's own limit.",
-            "schema": {"type": "number", "exclusiveMinimum": 0},
-        }
-    ],
-    "requestBody": {
-        "required": True,
-        "content": {
-            "image/*": {"schema": _BINARY},
-            "multipart/form-data": {"schema": _MULTIPART},
-            "application/json": {"schema": _JSON},
+
+
+def takes_images(query: type[BaseModel]) -> dict[str, Any]:
+    """What a route takes: the query parameters of the model, and images."""
+    return {
+        "parameters": [*_query_parameters(query), _TIMEOUT],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "image/*": {"schema": _BINARY},
+                "multipart/form-data": {"schema": _MULTIPART},
+                "application/json": {"schema": _JSON},
+            },
         },
-    },
+    }
+
+
+_TIMEOUT = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "required": False,
+    "description": "Milliseconds that the request may take, if less than the service's own limit.",
+    "schema": {"type": "number", "exclusiveMinimum": 0},
 }
 
-EMBED = responses(binary=(OCTETS, NPY), leave_out=(404,))
-CLASSIFY = responses(leave_out=(406,))
-RECONSTRUCT = responses(binary=(PNG,))
+
+def _query_parameters(query: type[BaseModel]) -> list[dict[str, Any]]:
+    fields = query.model_json_schema()["properties"]
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": schema.get("description", ""),
+            "schema": {key: value for key, value in schema.items() if key not in ("title", "description")},
+        }
+        for name, schema in fields.items()
+    ]
+
+
+EMBED_ANSWERS = responses(binary=(OCTETS, NPY), leave_out=(404,))
+CLASSIFY_ANSWERS = responses(leave_out=(406,))
+RECONSTRUCT_ANSWERS = responses(binary=(PNG,))

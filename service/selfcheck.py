@@ -1,4 +1,4 @@
-"""Before the first request: does this runtime, on this machine, compute what the export saw? It warms the graphs up too."""
+"""Before the first request: does this runtime, on this machine, compute what the export saw? It warms up the graphs."""
 
 from __future__ import annotations
 

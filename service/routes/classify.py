@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Request, Response
 
 from service import encode, schemas
-from service.deps import DeadlineDep, EngineDep, ImagesDep, render
+from service.call import Call
 from service.options import ClassifyQuery
 
 router = APIRouter()
 
 
 @router.post(
-    "/classify", response_model=schemas.ClassifyResponse, responses=schemas.CLASSIFY, openapi_extra=schemas.IMAGES_BODY
+    "/classify",
+    response_model=schemas.ClassifyResponse,
+    responses=schemas.CLASSIFY_ANSWERS,
+    openapi_extra=schemas.takes_images(ClassifyQuery),
 )
-async def classify(
-    query: Annotated[ClassifyQuery, Query()], images: ImagesDep, engine: EngineDep, deadline: DeadlineDep
-) -> Response:
+async def classify(request: Request) -> Response:
     """The most probable labels of every image; 404 where the bundle has no classifier."""
-    answer = await engine.classify(images, deadline)
-    return await render(engine, answer, partial(encode.predictions, answer, query.top_k, engine.bundle))
+    call = Call(request)
+    query = call.query(ClassifyQuery)
+    answer = await call.engine.classify(await call.images(), call.deadline)
+    return await call.render(answer, partial(encode.predictions, answer, query.top_k, call.engine.bundle))

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Request, Response
 
 from service import encode, schemas
-from service.deps import AcceptDep, DeadlineDep, EngineDep, ImagesDep, render
+from service.call import Call
 from service.options import EmbedQuery, embed_type
 
 router = APIRouter()
 
 
-@router.post("/embed", response_model=schemas.EmbedResponse, responses=schemas.EMBED, openapi_extra=schemas.IMAGES_BODY)
-async def embed(
-    query: Annotated[EmbedQuery, Query()],
-    accept: AcceptDep,
-    images: ImagesDep,
-    engine: EngineDep,
-    deadline: DeadlineDep,
-) -> Response:
+@router.post(
+    "/embed",
+    response_model=schemas.EmbedResponse,
+    responses=schemas.EMBED_ANSWERS,
+    openapi_extra=schemas.takes_images(EmbedQuery),
+)
+async def embed(request: Request) -> Response:
     """A vector per image; see the query parameters for which, and Accept for how it is sent."""
+    call = Call(request)
+    query, engine = call.query(EmbedQuery), call.engine
     poolings = engine.poolings(query)
-    media_type = embed_type(accept, poolings)
-    answer = await engine.embed(images, query, deadline)
-    return await render(
-        engine, answer, partial(encode.embeddings, answer, poolings, query, media_type, engine.manifest)
-    )
+    media_type = embed_type(call.accept, poolings)
+    answer = await engine.embed(await call.images(), query, call.deadline)
+    return await call.render(answer, partial(encode.embeddings, answer, poolings, query, media_type, engine.manifest))

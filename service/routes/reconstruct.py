@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Request, Response
 
 from service import encode, schemas
-from service.deps import AcceptDep, DeadlineDep, EngineDep, ImageDep
+from service.call import Call
 from service.options import JSON, PNG, ReconstructQuery, negotiate
 
 router = APIRouter()
@@ -17,18 +16,15 @@ router = APIRouter()
 @router.post(
     "/reconstruct",
     response_model=schemas.ReconstructResponse,
-    responses=schemas.RECONSTRUCT,
-    openapi_extra=schemas.IMAGES_BODY,
+    responses=schemas.RECONSTRUCT_ANSWERS,
+    openapi_extra=schemas.takes_images(ReconstructQuery),
 )
-async def reconstruct(
-    query: Annotated[ReconstructQuery, Query()],
-    accept: AcceptDep,
-    image: ImageDep,
-    engine: EngineDep,
-    deadline: DeadlineDep,
-) -> Response:
+async def reconstruct(request: Request) -> Response:
     """What the model makes of one image with patches removed; 404 where the bundle has no decoder."""
-    media_type = negotiate(accept, (JSON, PNG))
+    call = Call(request)
+    query, engine = call.query(ReconstructQuery), call.engine
+    media_type = negotiate(call.accept, (JSON, PNG))
     masking = engine.masking(query)
-    answer = await engine.reconstruct(image, masking, deadline)
+    [image] = await call.images(at_most=1)
+    answer = await engine.reconstruct(image, masking, call.deadline)
     return await engine.offload(partial(encode.reconstruction, answer, masking, media_type, engine.manifest))

@@ -133,5 +133,5 @@ def test_the_pages_fetch_nothing_from_elsewhere(http: httpx.Client, path: str) -
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(\s*["']?(?:https?:)?//""", answer.text)
-    for script_target in re.findall(r"""fetch\(\s*["'`]([^"'`]+)""", answer.text):
-        assert script_target.startswith("/")
+    for target in re.findall(r"""(?:fetch|reach|ask)\(["'`]([^"'`$]+)""", answer.text):
+        assert target.startswith("/")

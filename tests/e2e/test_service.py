@@ -125,9 +125,9 @@ def test_memory_stays_small_and_flat_while_tensors_are_sent(service: Running) ->
             params = {"pooling": "patches"}
             assert service.http.post("/embed", content=image, params=params, headers=OCTETS).status_code == 200
 
-    ask(300)
+    ask(200)
     before = service.resident_mib()
-    ask(700)
+    ask(400)
     after = service.resident_mib()
     assert after < 500
     assert after - before < 8
@@ -156,14 +156,10 @@ asyncio.run(main())
 
 def test_importing_reads_no_environment_and_starts_nothing() -> None:
     program = """
-import os, sys, threading
-class Watched(dict):
-    def __getitem__(self, name): seen.append(name); return dict.__getitem__(self, name)
-    def get(self, name, default=None): seen.append(name); return dict.get(self, name, default)
-seen = []
-import service.settings, service.batcher, service.cache
+import os, threading
+os.environ["MAEVE_NONSENSE"] = "1"  # an error as soon as the environment is read
+import fastapi, numpy, redis, uvicorn  # what others start is not ours to judge
 before = threading.active_count()
-os.environ["MAEVE_NONSENSE"] = "1"
 import service.app, service.engine, service.__main__
 assert threading.active_count() == before
 """

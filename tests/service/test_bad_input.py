@@ -18,15 +18,11 @@ from bundle.store import Bundle
 from tests.service.helpers import Served, encoded, photo, pixels, serving_fake
 
 
-@pytest.fixture(scope="module")
-def served(fake_bundle: Bundle) -> Iterator[Served]:
-    """One lane, one decode thread and no cache: whatever kills a thread is noticed by the next request."""
-    with serving_fake(
-        fake_bundle, decode_threads=1, cache_bytes=0, max_body_bytes=200_000, max_images=4, max_queue=8
-    ) as (
-        served,
-        _,
-    ):
+@pytest.fixture(scope="module", params=[1, 0], ids=["decode-thread", "decode-on-lane"])
+def served(fake_bundle: Bundle, request: pytest.FixtureRequest) -> Iterator[Served]:
+    """One lane, at most one decode thread and no cache: whatever kills a thread is noticed by the next request."""
+    limits: dict[str, Any] = {"max_body_bytes": 200_000, "max_images": 4, "max_queue": 8}
+    with serving_fake(fake_bundle, decode_threads=request.param, cache_bytes=0, **limits) as (served, _):
         yield served
 
 
@@ -219,6 +215,11 @@ def test_a_compressed_body(served: Served) -> None:
 )
 def test_a_bad_query(served: Served, params: dict[str, str], message: str, param: str) -> None:
     check_error(served.embed(photo(1), **params), 422, "bad_parameter", message, param)
+
+
+def test_a_parameter_given_twice(served: Served) -> None:
+    answer = served.http.post("/embed?pooling=cls&pooling=mean", content=photo(1))
+    check_error(answer, 422, "bad_parameter", "pooling: given more than once", "pooling")
 
 
 def test_several_poolings_do_not_fit_one_tensor(served: Served) -> None:

@@ -180,12 +180,12 @@ def test_a_client_that_leaves_in_the_middle_of_its_upload_is_forgotten(fake_bund
 
 
 def test_the_deadline_is_kept_and_the_work_dropped(fake_bundle: Bundle) -> None:
-    with serving_fake(fake_bundle, latency_ms=400, max_batch=1) as (served, runtime):
+    with serving_fake(fake_bundle, latency_ms=1000, max_batch=1) as (served, runtime):
         first = send(served, photo(0))
         eventually(lambda: runtime.calls)
         start = time.monotonic()
         late = served.http.post("/embed", content=photo(1), headers={"x-request-timeout-ms": "100"})
-        assert 0.1 <= time.monotonic() - start < 0.35
+        assert 0.1 <= time.monotonic() - start < 0.8
         assert late.status_code == 504
         assert late.json()["error"] == {
             "type": "deadline_exceeded",
@@ -229,7 +229,7 @@ def test_an_unforeseen_failure_has_the_shape_of_all_and_tells_nothing(fake_bundl
 
 
 def test_the_loop_stays_free_while_images_are_worked_on(fake_bundle: Bundle, pool: ThreadPoolExecutor) -> None:
-    with serving_fake(fake_bundle, latency_ms=300) as (served, _):
+    with serving_fake(fake_bundle, latency_ms=1000) as (served, _):
         working = [pool.submit(served.embed, photo(seed, "PNG", 600, 800)) for seed in range(4)]
         worst = 0.0
         for _ in range(20):
@@ -237,7 +237,7 @@ def test_the_loop_stays_free_while_images_are_worked_on(fake_bundle: Bundle, poo
             assert served.http.get("/livez").status_code == 200
             worst = max(worst, time.monotonic() - start)
         assert {future.result().status_code for future in working} == {200}
-    assert worst < 0.25
+    assert worst < 0.8
 
 
 def test_pipelined_requests_are_answered_one_after_the_other(fake_bundle: Bundle) -> None:

@@ -1,0 +1,55 @@
+"""A runtime that computes something else than the export saw must not serve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from numpy.typing import NDArray
+
+from bundle.errors import RuntimeUnavailable
+from bundle.manifest import GraphName
+from bundle.store import Bundle
+from runtime.base import Arrays
+from runtime.onnx import OnnxRuntime
+from service.app import create_app
+from service.selfcheck import prove
+from service.settings import Settings
+from tests.service.helpers import make_bundle
+
+
+class Off(OnnxRuntime):
+    """Wrong in one graph, by a little or by everything."""
+
+    wrong: GraphName = "decoder"
+    by = 0.01
+
+    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        outputs = super().run(graph, inputs)
+        return {name: array + self.by for name, array in outputs.items()} if graph == self.wrong else outputs
+
+
+def test_a_faithful_runtime_is_proven(tiny_bundle: Bundle) -> None:
+    prove(tiny_bundle, OnnxRuntime(tiny_bundle))
+
+
+@pytest.mark.parametrize("graph", ["encoder", "decoder", "head"])
+@pytest.mark.parametrize("by", [0.01, float("nan")])
+def test_one_that_is_off_is_refused_and_the_graph_named(tiny_bundle: Bundle, graph: GraphName, by: float) -> None:
+    runtime = Off(tiny_bundle)
+    runtime.wrong, runtime.by = graph, by
+    with pytest.raises(RuntimeUnavailable, match=rf"onnxruntime on cpu computes another {graph}\.\w+ than"):
+        prove(tiny_bundle, runtime)
+
+
+async def test_the_service_does_not_start_with_it(tiny_bundle: Bundle) -> None:
+    app = create_app(Settings(), bundle=tiny_bundle, runtime=Off(tiny_bundle))
+    with pytest.raises(RuntimeUnavailable):
+        async with app.router.lifespan_context(app):
+            pass
+
+
+def test_a_bundle_without_golden_arrays_has_nothing_to_prove(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    prove(make_bundle(tmp_path / "b"), Off(tiny_bundle))
