@@ -24,7 +24,8 @@ class Runtime(Protocol):
     def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run one graph. Inputs and outputs are those that the manifest lists, by name; N is the first axis of each.
 
-        InferenceError if the graph fails; ValueError if the inputs are not the manifest's.
+        InferenceError if the graph fails, OutOfMemory where fewer images may still fit; ValueError if the inputs are
+        not the manifest's.
         """
         ...
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from bundle.errors import InferenceError, RuntimeUnavailable
+from bundle.errors import InferenceError, OutOfMemory, RuntimeUnavailable
 from bundle.manifest import GraphName, Precision
 from bundle.store import Bundle
 from runtime.base import Arrays
@@ -26,6 +26,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
 _SEVERITY_ERROR = 3  # ONNX Runtime's scale: 2 would print its warnings about the machine on every start
+_NO_MEMORY = ("Failed to allocate memory", "bad_alloc")  # its arena's words, and C++'s own
 
 
 class OnnxRuntime:
@@ -47,7 +48,7 @@ class OnnxRuntime:
         self._sessions = {graph: load_session(bundle.graph_file(graph, precision)) for graph in self._specs}
 
     def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """As Runtime.run; a closed runtime raises InferenceError."""
+        """As Runtime.run; a closed runtime raises InferenceError, a call that memory does not hold OutOfMemory."""
         session = self._sessions.get(graph)
         if session is None:
             raise InferenceError(f"{graph}: not loaded; there are {', '.join(self._sessions) or 'none, it is closed'}")
@@ -57,7 +58,8 @@ class OnnxRuntime:
         try:
             outputs = session.run(names, dict(inputs))
         except Exception as e:  # ONNX Runtime's errors share no base class of their own
-            raise InferenceError(f"{graph}: {e}") from e
+            error = OutOfMemory if any(sign in str(e) for sign in _NO_MEMORY) else InferenceError
+            raise error(f"{graph}: {e}") from e
         return dict(zip(names, outputs, strict=True))
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -138,3 +139,30 @@ def test_a_graph_that_onnx_runtime_refuses_is_named(tiny_bundle: Bundle, tmp_pat
     (copy / "decoder.onnx").write_bytes(b"no graph at all")
     with pytest.raises(RuntimeUnavailable, match=r"cannot load .*decoder\.onnx"):
         OnnxRuntime(replace(tiny_bundle, path=copy))
+
+
+def test_a_call_that_memory_does_not_hold_says_so_and_smaller_ones_go_on(tiny_bundle: Bundle) -> None:
+    program = f"""
+import resource
+from pathlib import Path
+import numpy as np
+from bundle.errors import OutOfMemory
+from bundle.masking import all_ids
+from bundle.store import load_bundle
+from runtime.onnx import OnnxRuntime
+
+def run(n):
+    runtime.run("encoder", {{"images": np.zeros((n, 32, 32, 3), np.uint8), "ids_keep": all_ids(n, 16)}})
+
+runtime = OnnxRuntime(load_bundle(Path({str(tiny_bundle.path)!r})))
+run(1)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, used + 2**27))
+try:
+    run(20_000)
+except OutOfMemory:
+    run(1)
+else:
+    raise AssertionError("it fitted")
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=True)
