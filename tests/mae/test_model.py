@@ -24,8 +24,12 @@ def config(image_size: tuple[int, int] = (16, 16), channels: int = 3) -> MAEConf
 
 @pytest.fixture
 def model() -> MaskedAutoencoder:
+    """The cls token's position is zero in every table; here it is not, so that it shows."""
     torch.manual_seed(0)
-    return MaskedAutoencoder(config()).eval()
+    model = MaskedAutoencoder(config()).eval()
+    model.encoder.pos_embed[:, 0] = torch.linspace(-1, 1, 24)
+    model.decoder.pos_embed[:, 0] = torch.linspace(1, -1, 16)
+    return model
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 6])
@@ -43,6 +47,12 @@ def test_every_size_and_channel_count_trains(image_size: tuple[int, int], channe
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
+
+
+def test_every_norm_has_the_papers_eps(model: MaskedAutoencoder) -> None:
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert len(norms) == 2 * (2 + 1) + 2  # two in each block, one at each end
+    assert {norm.eps for norm in norms} == {1e-6}
 
 
 def test_positions_are_fixed(model: MaskedAutoencoder) -> None:

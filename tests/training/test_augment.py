@@ -104,6 +104,9 @@ def test_boxes_spread_over_the_ranges() -> None:
     assert float(ratio.min()) < 0.78
     assert float(ratio.max()) > 1.29
     assert float(ratio.log().mean()) == pytest.approx(0, abs=0.02)  # as often upright as lying
+    small = boxes[(boxes[:, 2:] < 150).all(dim=1)]
+    assert small[:, :2].amin(dim=0).tolist() == [0, 0]
+    assert (small[:, :2] + small[:, 2:]).amax(dim=0).tolist() == [200, 200]  # every edge is reached
     center = boxes[:, :2] + boxes[:, 2:] / 2
     assert center.mean(dim=0).tolist() == pytest.approx([100, 100], abs=2)
 

@@ -144,6 +144,28 @@ def test_two_seeds_are_two_runs_and_one_seed_is_one(
     assert first != other
 
 
+@pytest.fixture(scope="module")
+def plain(packed: PackedDataset, tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> PretrainConfig:
+    """A finished run."""
+    out = tmp_path_factory.mktemp("runs") / "plain"
+    config = PretrainConfig(data=packed.folder, out=out, epochs=1, blr=1e-3, warmup_epochs=0.0, **tiny)
+    pretrain(config)
+    return config
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"mask_ratio": 0.5}, {"crop_scale": (0.9, 1.0)}, {"target": "raw"}, {"loss": "l1"}, {"blr": 2e-3},
+        {"weight_decay": 0.5}, {"warmup_epochs": 0.75}, {"batch_size": 40}, {"decoder_depth": 2},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)  # fmt: skip
+def test_every_setting_reaches_the_training(changed: dict[str, Any], plain: PretrainConfig, tmp_path: Path) -> None:
+    weights = [out / "model.safetensors" for out in (plain.out, pretrain(replace(plain, out=tmp_path, **changed)))]
+    assert weights[0].read_bytes() != weights[1].read_bytes()
+
+
 def test_the_recipes_pack_is_demanded_of_a_packed_folder(
     packed: PackedDataset, tmp_path: Path, tiny: dict[str, Any]
 ) -> None:

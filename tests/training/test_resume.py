@@ -111,7 +111,7 @@ def test_kill_at_any_moment_and_resume_ends_with_the_same_bytes(
     killed = config(packed.folder, tmp_path / "killed", tiny, checkpoint_minutes=0.0)
     process = start(killed, OMP_NUM_THREADS="1")
     wait_for(killed.out / "checkpoint.pt", process)
-    delay_s = random.uniform(0, 0.2)
+    delay_s = random.uniform(0, 0.1)
     time.sleep(delay_s)
     process.kill()
     finish(process, -signal.SIGKILL)
