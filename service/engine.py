@@ -29,6 +29,7 @@ from service.cache import MemoryCache, RemoteCache, Vector, context_key, image_k
 from service.errors import BadParameter, NotOffered
 from service.flights import Flight, Flights, all_landed
 from service.metrics import Metrics
+from service.offload import by_size
 from service.options import EmbedQuery, ReconstructQuery
 from service.programs import Item, PoolingName, Program, Programs
 from service.reconstruct import encode_png
@@ -37,8 +38,6 @@ from service.settings import Settings
 
 T = TypeVar("T")
 Timed = tuple[Vector, float]
-
-_HASH_INLINE_BYTES = 2**20  # hashing less than this is quicker than a change of thread
 
 Source = Literal["memory", "redis", "flight", "computed"]
 
@@ -178,7 +177,7 @@ class Engine:
         return _Job(program, ids_keep, ids_restore, context)
 
     async def _answer(self, images: Sequence[bytes], job: _Job, deadline: float) -> Answer:
-        keys = await self._keys(images, job.context)
+        keys = await by_size(sum(map(len, images)), lambda: [image_key(job.context, image) for image in images])
         found = [self.memory.get(key) for key in keys]
         self.admission.enter(len({k for k, v in zip(keys, found, strict=True) if v is None and k not in self._flights}))
         flights: dict[int, Flight[Outcome]] = {}
@@ -200,14 +199,6 @@ class Engine:
             for i, flight in flights.items():
                 self._flights.leave(keys[i], flight)
         return self._account(job.program, outcomes)
-
-    async def _keys(self, images: Sequence[bytes], context: str) -> list[str]:
-        def keys() -> list[str]:
-            return [image_key(context, image) for image in images]
-
-        if sum(map(len, images)) <= _HASH_INLINE_BYTES:
-            return keys()
-        return await asyncio.to_thread(keys)
 
     def _board(self, key: str, image: bytes, job: _Job, deadline: float) -> Flight[Outcome]:
         return self._flights.join(

@@ -15,6 +15,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from bundle.errors import InvalidInput, TooLarge, UnsupportedMedia
 from service.errors import BadParameter
+from service.offload import by_size
 from service.settings import Settings
 
 _JSON = "application/json"
@@ -35,9 +36,9 @@ async def read_images(request: Request, settings: Settings, *, max_images: int) 
     if media_type.startswith("image/") or media_type in _RAW:
         images = [body]
     elif media_type == _MULTIPART:
-        images = _from_multipart(body, options.get(b"boundary"))
+        images = await by_size(len(body), lambda: _from_multipart(body, options.get(b"boundary")))
     else:
-        images = _from_json(body, max_images)
+        images = await by_size(len(body), lambda: _from_json(body, max_images))
     if len(images) > max_images:
         raise TooLarge(f"{len(images)} images in one request, {max_images} at most", param="images")
     return images

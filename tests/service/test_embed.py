@@ -205,6 +205,19 @@ def test_a_large_answer_is_whole(served: Served) -> None:
     assert np.shape(body["embeddings"]["patches"]) == (64, NUM_PATCHES, DIM)
 
 
+def test_large_bodies_are_read_like_small_ones(served: Served, fake_bundle: Bundle) -> None:
+    """Above the size at which bodies are parsed and hashed on another thread."""
+    images = [photo(seed, "BMP", 700, 700) for seed in (300, 301)]
+    texts = [base64.b64encode(image).decode() for image in images]
+    answers = [
+        served.http.post("/embed", files=[("file", image) for image in images]),
+        served.http.post("/embed", json={"images": texts}),
+    ]
+    want = [unit(expected(fake_bundle, image)) for image in images]
+    for answer in answers:
+        np.testing.assert_allclose(answer.json()["embeddings"], want, rtol=1e-5)
+
+
 def test_times_are_told(served: Served) -> None:
     timing = served.embed(photo(200)).headers["server-timing"]
     stages = dict(part.split(";dur=") for part in timing.split(", "))
