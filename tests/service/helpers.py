@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import numpy as np
@@ -155,6 +155,28 @@ def serving_fake(
     runtime = FakeRuntime(bundle, latency_ms=latency_ms, lanes=lanes, max_batch=max_batch, fail_on=fail_on)
     with serving(create_app(Settings(**settings), bundle=bundle, runtime=runtime)) as served:
         yield served, runtime
+
+
+class Hold:
+    """Handed to a fake runtime as `fail_on`: its calls wait while this is held, and none of them fails."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self._open.set()
+
+    def __call__(self, _: NDArray[Any]) -> bool:
+        assert self._open.wait(30), "held for too long"
+        return False
+
+    def __enter__(self) -> Self:
+        self._open.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        self._open.set()
 
 
 def eventually(condition: Callable[[], object], timeout_s: float = 15.0) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bundle.store import Bundle
-from tests.service.helpers import eventually, photo, serving_fake
+from tests.service.helpers import Hold, eventually, photo, serving_fake
 
 OPEN = ["/", "/livez", "/readyz", "/metrics", "/info", "/docs", "/openapi.json"]
 
@@ -45,7 +45,8 @@ def test_the_metrics_may_ask_for_the_key_too(fake_bundle: Bundle) -> None:
 
 
 def test_while_draining_what_is_in_flight_is_finished_and_nothing_new_is_taken(fake_bundle: Bundle) -> None:
-    with serving_fake(fake_bundle, latency_ms=300) as (served, runtime), ThreadPoolExecutor() as pool:
+    hold = Hold()
+    with serving_fake(fake_bundle, fail_on=hold) as (served, runtime), ThreadPoolExecutor() as pool, hold:
         flying = pool.submit(served.embed, photo(1))
         eventually(lambda: runtime.calls)
         served.app.state.gate.drain()
@@ -55,6 +56,7 @@ def test_while_draining_what_is_in_flight_is_finished_and_nothing_new_is_taken(f
         ready = served.http.get("/readyz")
         assert (ready.status_code, ready.json()["error"]["message"]) == (503, "the service is stopping")
         assert [served.http.get(path).status_code for path in ("/livez", "/metrics", "/info", "/")] == [200] * 4
+        hold.release()
         assert flying.result().status_code == 200
 
 
