@@ -33,13 +33,23 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 
 
+DEFAULT_THREADS = torch.get_num_threads()
+
+
 @pytest.fixture(autouse=True, scope="package")
 def one_thread() -> Iterator[None]:
     """Networks this small lose more by waking threads than they gain, above all on a busy machine."""
-    before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(DEFAULT_THREADS)
+
+
+@pytest.fixture
+def all_threads() -> Iterator[None]:
+    """As many as a process takes by itself."""
+    torch.set_num_threads(DEFAULT_THREADS)
+    yield
+    torch.set_num_threads(1)
 
 
 def photo(label: str, index: int, size: tuple[int, int] = (36, 40)) -> Image.Image:

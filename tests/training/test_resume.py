@@ -81,34 +81,35 @@ def weights(run: Path) -> bytes:
     return (run / "model.safetensors").read_bytes()
 
 
+@pytest.mark.usefixtures("all_threads")
 def test_sigterm_saves_and_resume_ends_with_the_same_bytes(
     packed: PackedDataset, tmp_path: Path, tiny: dict[str, Any]
 ) -> None:
-    """Processes with as many threads as they take by themselves; the undisturbed one saves once, at the end."""
-    straight = start(config(packed.folder, tmp_path / "straight", tiny))
-    stopped = config(packed.folder, tmp_path / "stopped", tiny, checkpoint_minutes=0.0)
-    finish(straight, 0)
+    """In the middle of an epoch. The undisturbed run saves its state once, at the end."""
+    straight = config(packed.folder, tmp_path / "straight", tiny, epochs=1)
+    stopped = replace(straight, out=tmp_path / "stopped", checkpoint_minutes=0.0)
     process = start(stopped)
     wait_for(stopped.out / "checkpoint.pt", process)
     process.send_signal(signal.SIGTERM)
     err = finish(process, 143)
     step = step_of(stopped.out)
-    assert 1 <= step < STEPS
+    assert 1 <= step < PER_EPOCH
     assert err.splitlines()[-1] == f"stopped at step {step}; the state is saved, go on with --resume"
     assert "Traceback" not in err
     assert not (stopped.out / "model.safetensors").exists()
     assert steps(stopped.out) == list(range(1, step + 1))
-    finish(start(replace(stopped, resume=True)), 0)
-    assert weights(stopped.out) == weights(tmp_path / "straight")
-    assert steps(stopped.out) == list(range(1, STEPS + 1))
-    assert epochs(stopped.out) == list(range(1, EPOCHS + 1))
+    pretrain(replace(stopped, resume=True))
+    assert weights(stopped.out) == weights(pretrain(straight))
+    assert steps(stopped.out) == list(range(1, PER_EPOCH + 1))
+    assert epochs(stopped.out) == [1]
 
 
 def test_kill_at_any_moment_and_resume_ends_with_the_same_bytes(
     packed: PackedDataset, tmp_path: Path, tiny: dict[str, Any]
 ) -> None:
-    """With a state after every step the kill often falls into the writing of one. One thread there as here."""
-    killed = config(packed.folder, tmp_path / "killed", tiny, checkpoint_minutes=0.0)
+    """With a state after every step the kill often falls into the writing of one. One thread, there as here."""
+    straight = config(packed.folder, tmp_path / "straight", tiny)
+    killed = replace(straight, out=tmp_path / "killed", checkpoint_minutes=0.0)
     process = start(killed, OMP_NUM_THREADS="1")
     wait_for(killed.out / "checkpoint.pt", process)
     delay_s = random.uniform(0, 0.1)
@@ -117,8 +118,9 @@ def test_kill_at_any_moment_and_resume_ends_with_the_same_bytes(
     finish(process, -signal.SIGKILL)
     step = step_of(killed.out)
     pretrain(replace(killed, resume=True))
-    pretrain(config(packed.folder, tmp_path / "straight", tiny))
-    assert weights(killed.out) == weights(tmp_path / "straight"), f"killed {delay_s} s after a first save, at {step}"
+    assert weights(killed.out) == weights(pretrain(straight)), (
+        f"killed {delay_s} s after the first save, at step {step}"
+    )
     assert steps(killed.out) == list(range(1, STEPS + 1))
     assert epochs(killed.out) == list(range(1, EPOCHS + 1))
 
