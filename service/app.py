@@ -52,5 +52,6 @@ def create_app(settings: Settings, *, bundle: Bundle | None = None, runtime: Run
     app.add_middleware(GateMiddleware, gate=gate, settings=settings, metrics=metrics)
     install_handlers(app)
     for router in (embed.router, classify.router, reconstruct.router, ops.router, pages.make_router()):
-        app.include_router(router)
+        # Not include_router: it would keep the routers as they are and match every request in two steps.
+        app.router.routes.extend(router.routes)
     return app

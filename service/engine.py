@@ -243,7 +243,7 @@ class Engine:
 
     def _run(self, program: Program, items: list[Item]) -> list[Timed]:
         """On a lane: a result per item, and the seconds spent decoding here."""
-        self._metrics.batch_images.labels(program.operation).observe(len(items))
+        self._metrics.batch(program.operation, len(items))
         decoded = [self._decode(item) for item in items] if self._decodes_on_lane else items
         spent_s = sum(item.decode_s for item in decoded) if self._decodes_on_lane else 0.0
         return [(value, spent_s) for value in self._programs.run(program, decoded)]
@@ -251,11 +251,11 @@ class Engine:
     def _account(self, program: Program, outcomes: Sequence[Outcome]) -> Answer:
         stages: dict[str, float] = {}
         for outcome in outcomes:
-            self._metrics.images.labels(program.operation, outcome.source).inc()
+            self._metrics.image(program.operation, outcome.source)
             for stage, seconds in outcome.stages.items():
                 stages[stage] = max(seconds, stages.get(stage, 0.0))
                 if outcome.source != "flight":
-                    self._metrics.stage_seconds.labels(stage).observe(seconds)
+                    self._metrics.stage(stage, seconds)
         cached = [outcome.source in ("memory", "redis") for outcome in outcomes]
         return Answer([outcome.value for outcome in outcomes], cached, stages)
 

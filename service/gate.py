@@ -78,8 +78,7 @@ class GateMiddleware:
             await self._answer(e, scope, passage)
         finally:
             route = getattr(scope.get("route"), "path", _UNROUTED)
-            self._metrics.requests.labels(route, str(passage.status)).inc()
-            self._metrics.request_seconds.labels(route).observe(time.perf_counter() - start)
+            self._metrics.request(route, passage.status, time.perf_counter() - start)
 
     async def _pass(self, scope: Scope, passage: _Passage) -> None:
         headers = Headers(scope=scope)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.gc_collector import GCCollector
@@ -14,37 +15,54 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """Counters and histograms are fed where things happen; gauges ask when they are scraped."""
+    """Counters and histograms are fed through the methods; gauges ask when they are scraped."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
-        self.requests = Counter(
+        requests = Counter(
             "maeve_requests", "Requests by route and status; 499 is a client that left.", ["route", "status"],
             registry=registry,
         )  # fmt: skip
-        self.request_seconds = Histogram(
+        request_seconds = Histogram(
             "maeve_request_seconds", "From the first byte of a request to the last of its answer.", ["route"],
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
-        self.images = Counter(
+        images = Counter(
             "maeve_images", "Images by operation and where the result came from: memory, redis, flight, computed.",
             ["operation", "source"], registry=registry,
         )  # fmt: skip
-        self.stage_seconds = Histogram(
+        stage_seconds = Histogram(
             "maeve_stage_seconds", "Time an image spent in a stage: cache, decode, queue, infer.", ["stage"],
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
-        self.batch_images = Histogram(
+        batch_images = Histogram(
             "maeve_batch_images", "Images per model call.", ["operation"], buckets=_BATCHES, registry=registry
         )
         self.remote_errors = Counter("maeve_redis_errors", "Calls to Redis without an answer.", registry=registry)
+        # finding a metric by its labels takes longer than counting; there are a few dozen of them
+        self._requests, self._images = lru_cache(requests.labels), lru_cache(images.labels)
+        self._request_seconds, self._stage_seconds = lru_cache(request_seconds.labels), lru_cache(stage_seconds.labels)
+        self._batch_images = lru_cache(batch_images.labels)
         self._info = Gauge(
             "maeve_bundle", "Always 1; the labels say what is served.",
             ["name", "digest", "runtime", "device", "precision"], registry=registry,
         )  # fmt: skip
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        self._requests(route, str(status)).inc()
+        self._request_seconds(route).observe(seconds)
+
+    def image(self, operation: str, source: str) -> None:
+        self._images(operation, source).inc()
+
+    def stage(self, name: str, seconds: float) -> None:
+        self._stage_seconds(name).observe(seconds)
+
+    def batch(self, operation: str, num_images: int) -> None:
+        self._batch_images(operation).observe(num_images)
 
     def describe(self, *, name: str, digest: str, runtime: str, device: str, precision: str) -> None:
         """Say what is served."""

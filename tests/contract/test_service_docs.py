@@ -102,12 +102,10 @@ def test_every_metric_is_told_with_its_type_labels_and_meaning(app: FastAPI, htt
 
 
 def family_labels(app: FastAPI, name: str) -> tuple[str, ...]:
-    metrics = app.state.metrics
-    for metric in vars(metrics).values():
-        if getattr(metric, "_name", None) == name:
-            labels: tuple[str, ...] = metric._labelnames
-            return labels
-    return ()
+    """The labels in the order of their declaration."""
+    collectors = app.state.metrics.registry._collector_to_names
+    labels: tuple[str, ...] = next(c._labelnames for c in collectors if getattr(c, "_name", None) == name)
+    return labels
 
 
 def test_openapi_names_the_forms_and_the_errors_of_each_route(http: httpx.Client) -> None:
