@@ -34,8 +34,8 @@ def main() -> None:
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--pretrain-epochs", type=int, default=6)
-    parser.add_argument("--finetune-epochs", type=int, default=12)
+    parser.add_argument("--pretrain-epochs", type=int, default=4)
+    parser.add_argument("--finetune-epochs", type=int, default=6)
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -52,7 +52,7 @@ def main() -> None:
         f"-m training.pretrain --data {data} --out {work / 'pretrain'} --depth {args.depth} "
         f"--epochs {args.pretrain_epochs} --batch-size 128 --blr 2e-3 {seed}",
     )
-    few = f"--label-fraction 0.1 --epochs {args.finetune_epochs} --batch-size 64 {seed} --data {data} --test {test}"
+    few = f"--label-fraction 0.1 --epochs {args.finetune_epochs} --batch-size 64 --blr 4e-3 {seed} --data {data} --test {test}"
     # From scratch there are no lower layers to spare: layer decay 1.
     starts = {
         "finetune": f"--init {work / 'pretrain'}",
