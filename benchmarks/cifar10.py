@@ -52,7 +52,10 @@ def main() -> None:
         f"-m training.pretrain --data {data} --out {work / 'pretrain'} --depth {args.depth} "
         f"--epochs {args.pretrain_epochs} --batch-size 128 --blr 2e-3 {seed}",
     )
-    few = f"--label-fraction 0.1 --epochs {args.finetune_epochs} --batch-size 64 --blr 4e-3 {seed} --data {data} --test {test}"
+    few = (
+        f"--label-fraction 0.1 --epochs {args.finetune_epochs} --batch-size 64 --blr 4e-3 {seed} "
+        f"--data {data} --test {test}"
+    )
     # From scratch there are no lower layers to spare: layer decay 1.
     starts = {
         "finetune": f"--init {work / 'pretrain'}",
