@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bundle.labels import encode_labels
 from bundle.manifest import GOLDEN_FILE, LABELS_FILE, NAME_PATTERN, Parity, Pooling
 from bundle.store import Bundle, check_destination, write_bundle
+from export.errors import ExportError
 from export.onnx import to_onnx
 from export.plan import GraphPlan, plan_graphs
 from export.runs import ClassifierRun, PretrainedRun, read_classifier, read_pretrained
@@ -44,10 +45,6 @@ class ExportConfig:
     overwrite: bool = False
     """Replace a bundle that is at --out already."""
 
-    def __post_init__(self) -> None:
-        if self.name is not None and not re.fullmatch(NAME_PATTERN, self.name):
-            raise ValueError(f"--name must be 1 to 100 of A-Z a-z 0-9 . _ -, got {self.name!r}")
-
 
 def export_run(config: ExportConfig, progress: Progress = lambda _: None) -> Bundle:
     """Write the bundle and return it, verified. `progress` is told one line per step.
@@ -55,6 +52,8 @@ def export_run(config: ExportConfig, progress: Progress = lambda _: None) -> Bun
     ExportError for runs that cannot be exported, BundleError for an `out` that cannot be written, ParityError where
     ONNX Runtime differs from torch; in each case nothing is left at `out`.
     """
+    if config.name is not None and not re.fullmatch(NAME_PATTERN, config.name):
+        raise ExportError(f"--name must be 1 to 100 of A-Z a-z 0-9 . _ -, got {config.name!r}")
     check_destination(config.out, overwrite=config.overwrite)  # now, rather than after the work
     run = read_pretrained(config.run)
     classifier = None if config.classifier is None else read_classifier(config.classifier, run)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 
+from bundle.labels import encode_labels
 from training.errors import TrainingError
 from training.packed import PackInfo
 
@@ -121,7 +122,7 @@ def read_run(folder: Path, *kinds: Kind) -> dict[str, Any]:
 
 def write_labels(folder: Path, classes: tuple[str, ...]) -> None:
     """`labels.json`: the class names, in the order of the logits."""
-    write_atomic(folder / LABELS_FILE, (json.dumps(classes, ensure_ascii=False, indent=0) + "\n").encode())
+    write_atomic(folder / LABELS_FILE, encode_labels(classes))
 
 
 def data_fields(info: PackInfo, name: str | None = None) -> dict[str, Any]:
