@@ -40,7 +40,7 @@ class Report:
 def _circumstances() -> list[str]:
     module = Path(sys.argv[0]).stem
     return [
-        f"command: `python -m benchmarks.{module} {' '.join(sys.argv[1:])}`".replace(" `", "`"),
+        f"command: `{' '.join(['python -m', f'benchmarks.{module}', *sys.argv[1:]])}`",
         f"hardware: {_cpu()}, {_cores()} cores{_gpu()}",
         f"software: Python {platform.python_version()}, " + ", ".join(_versions()),
         f"date: {datetime.now(UTC):%Y-%m-%d}, commit {_commit()}",
