@@ -108,7 +108,7 @@ class _Passage:
         self._answered = False
         self._receive = receive
         self._send = send
-        self._body_read = asyncio.Event()
+        self._watcher: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._cut = False
         self._reason: MaeveError | None = None
@@ -119,7 +119,6 @@ class _Passage:
         scope["maeve.deadline"] = loop.time() + timeout_s
         self._task = asyncio.current_task()
         timer = loop.call_later(timeout_s, self._expire, timeout_s)
-        watcher = asyncio.create_task(self._watch())
         try:
             await app(scope, self.receive, self.send)
         except ClientDisconnect:  # while its body was being read
@@ -131,7 +130,8 @@ class _Passage:
                 raise self._reason from None
         finally:
             timer.cancel()
-            watcher.cancel()
+            if self._watcher is not None:
+                self._watcher.cancel()
             self._task = None
 
     def abort(self, reason: MaeveError | None) -> None:
@@ -150,8 +150,8 @@ class _Passage:
 
     async def receive(self) -> Message:
         message = await self._receive()
-        if message["type"] != "http.request" or not message.get("more_body", False):
-            self._body_read.set()
+        if message["type"] == "http.request" and not message.get("more_body", False) and self._watcher is None:
+            self._watcher = asyncio.create_task(self._watch())
         return message
 
     async def send(self, message: Message) -> None:
@@ -163,8 +163,7 @@ class _Passage:
         await self._send(message)
 
     async def _watch(self) -> None:
-        """Once the body is read, the next message can only be that the client has left, or has its answer."""
-        await self._body_read.wait()
+        """After the body's end the next message can only be that the client has left, or has its answer."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.abort(None)

@@ -7,10 +7,10 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 
 from service import encode, schemas
-from service.call import Call
+from service.call import Call, DirectRoute
 from service.options import EmbedQuery, embed_type
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 
 @router.post(

@@ -7,10 +7,10 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from bundle.errors import Unavailable
 from service import encode
-from service.call import Call
+from service.call import Call, DirectRoute
 from service.info import describe
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 
 @router.get("/livez")
