@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.types import Receive, Scope, Send
 
 from service.engine import Answer, Engine
 from service.errors import BadParameter
@@ -21,17 +22,25 @@ from service.metrics import Metrics
 from service.settings import Settings
 
 Q = TypeVar("Q", bound=BaseModel)
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 _RENDER_INLINE_VALUES = 2**15  # more values than this would hold up the event loop for milliseconds
 
 
 class DirectRoute(APIRoute):
-    """For handlers that take the request and return a response: there is nothing to solve, check or convert."""
+    """For handlers that take the request and return a response: there is nothing to solve, check or convert.
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler itself."""
-        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
-        return handler
+    OpenAPI is made from it as from any route.
+    """
+
+    def __init__(self, path: str, endpoint: Handler, **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await endpoint(Request(scope, receive, send))
+            await response(scope, receive, send)
+
+        self.app = app
 
 
 class Call:

@@ -36,7 +36,8 @@ def split_poolings(
         part = rows[:, start : start + size]  # [N, 1 or K, D]
         start += size
         if query.normalize:
-            part = part / np.maximum(np.linalg.norm(part, axis=-1, keepdims=True), 1e-12)
+            squares = np.einsum("nrd,nrd->nr", part, part)[..., None]  # [N, 1 or K, 1]
+            part = part / np.sqrt(np.maximum(squares, 1e-24))
         part = part.astype(query.dtype, copy=False)
         tensors[pooling] = part if pooling == "patches" else part[:, 0]
     return tensors

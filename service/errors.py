@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import orjson
-from fastapi import FastAPI, Request, Response
+from fastapi import Response
 from starlette.exceptions import HTTPException
 
 from bundle.errors import (
@@ -60,7 +60,10 @@ _UNAVAILABLE_RETRY_S = "1"
 
 
 def error_response(error: Exception) -> Response:
-    """The answer to any error that a request ended in."""
+    """The answer to any error that a request ended in: ours, the router's, or one that nobody foresaw."""
+    if isinstance(error, HTTPException):
+        kind = HTTP_TYPES.get(error.status_code, "http_error")
+        return _response(error.status_code, kind, error.detail, None, dict(error.headers or {}))
     status, kind = _classify(error)
     if status == INTERNAL[0]:
         log.error("request failed", exc_info=error)
@@ -70,21 +73,6 @@ def error_response(error: Exception) -> Response:
     if param is None and index is not None:
         param = f"images[{index}]"
     return _response(status, kind, str(error), param, _headers(error))
-
-
-def install_handlers(app: FastAPI) -> None:
-    """Answer every error of `app` in the one shape: ours and the router's. The unforeseen is the gate's to answer."""
-
-    async def ours(_: Request, error: Exception) -> Response:
-        return error_response(error)
-
-    async def router(_: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        kind = HTTP_TYPES.get(error.status_code, "http_error")
-        return _response(error.status_code, kind, error.detail, None, dict(error.headers or {}))
-
-    app.add_exception_handler(MaeveError, ours)
-    app.add_exception_handler(HTTPException, router)
 
 
 def _classify(error: Exception) -> tuple[int, str]:

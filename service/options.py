@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -94,6 +95,7 @@ def embed_type(accept: str | None, poolings: Sequence[PoolingName]) -> str:
     return media_type
 
 
+@lru_cache(maxsize=256)
 def negotiate(accept: str | None, offers: tuple[str, ...]) -> str:
     """The offer that an Accept header likes best, the first of `offers` among equals (RFC 9110, section 12.5.1).
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
+
+from service.call import DirectRoute
 
 _STATIC = Path(__file__).parents[1] / "static"
 # The pages carry their own styles and scripts; nothing else may run or be fetched.
@@ -18,17 +20,17 @@ _HEADERS = {
 
 def make_router() -> APIRouter:
     """The files are read once, here."""
-    router = APIRouter()
+    router = APIRouter(route_class=DirectRoute)
     index = (_STATIC / "index.html").read_text(encoding="utf-8")
     reference = (_STATIC / "docs.html").read_text(encoding="utf-8")
 
     @router.get("/", include_in_schema=False)
-    async def page() -> HTMLResponse:
+    async def page(_: Request) -> HTMLResponse:
         """Drop a photo and see what the model sees."""
         return HTMLResponse(index, headers=_HEADERS)
 
     @router.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
+    async def docs(_: Request) -> HTMLResponse:
         """The reference of the routes, made from /openapi.json."""
         return HTMLResponse(reference, headers=_HEADERS)
 
