@@ -60,7 +60,7 @@ def create_app(settings: Settings, *, bundle: Bundle | None = None, runtime: Run
     app = Service(
         title="Maeve", description=_DESCRIPTION, version=maeve_version(), lifespan=lifespan,
         docs_url=None, redoc_url=None,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # else it looks for OpenTelemetry at every request
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # asked for at every request
     )  # fmt: skip
     app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
     metrics.watch("maeve_requests_in_flight", "Requests for work not answered yet.", lambda: gate.in_flight)
