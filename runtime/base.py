@@ -19,7 +19,7 @@ class Runtime(Protocol):
     device: str  # "cpu", "cuda:0"
     precision: Precision
     lanes: int  # how many calls may run at once: CPU cores in use, or 1 for a GPU
-    max_batch: int  # images per call that the device likes best; 1 on a CPU, where batching gains nothing
+    max_batch: int  # images per call that the device likes best; a few on a CPU, where more gain nothing
 
     def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run one graph. Inputs and outputs are those that the manifest lists, by name; N is the first axis of each.

@@ -1,7 +1,7 @@
 """ONNX Runtime on the CPU.
 
 One session per graph, one thread per call, as many calls at once as there are cores: on CPUs, lanes of single threads
-beat one session with more threads, and batches gain nothing. ONNX Runtime lets threads share a session and its weights.
+beat one session with more threads. ONNX Runtime lets threads share a session and its weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     device = "cpu"
-    max_batch = 1
+    max_batch = 4  # 6 to 8 % faster per image than one by one for small networks; more gain no more and answer later
 
     def __init__(self, bundle: Bundle, precision: Precision = "fp32", lanes: int | None = None) -> None:
         if lanes is not None and lanes < 1:

@@ -1,5 +1,5 @@
 """Batches without a timer: a lane that falls idle takes what waits, up to its cap, and so a batch grows exactly while
-there is nobody to run it.
+there is nobody to run it. Lanes that are idle together share what waits.
 
 A lane is a thread that makes one call at a time: as many as the runtime has. Work of one key may share a call; of all
 keys, the one with the most urgent deadline goes first. A future always resolves: with a result, the error of its own
@@ -45,13 +45,14 @@ class _Job(Generic[I, R]):
 
 
 class Batcher(Generic[K, I, R]):
-    """`run(key, items)` returns a result per item, in order; it is called from `lanes` threads at once.
+    """`run(key, items)` returns a result per item, in order, an exception in the place of one that failed by itself; it
+    is called from `lanes` threads at once.
 
     When it raises, the batch is cut in halves that run again, until the items to blame stand alone: they get the
     error. On OutOfMemory the cap is halved as well, for good: the device will not grow.
     """
 
-    def __init__(self, run: Callable[[K, list[I]], Sequence[R]], *, lanes: int, max_batch: int) -> None:
+    def __init__(self, run: Callable[[K, list[I]], Sequence[R | Exception]], *, lanes: int, max_batch: int) -> None:
         if lanes < 1 or max_batch < 1:
             raise ValueError(f"lanes and max_batch must be at least 1, got {lanes} and {max_batch}")
         self._run = run
@@ -59,6 +60,7 @@ class Batcher(Generic[K, I, R]):
         self._pending: dict[K, list[_Job[I, R]]] = {}  # a heap per key, never an empty one
         self._changed = threading.Condition()
         self._closed = False
+        self._busy = 0
         self._order = itertools.count()
         self._lanes = [threading.Thread(target=self._lane, name=f"lane-{i}", daemon=True) for i in range(lanes)]
         for lane in self._lanes:
@@ -108,15 +110,23 @@ class Batcher(Generic[K, I, R]):
                 if not self._pending:
                     return
                 key, jobs = self._seal()
-            if jobs:
-                self._execute(key, jobs)
+                self._busy += 1
+            self._execute(key, jobs)
+            del jobs  # while this lane waits for the next, nobody should wait for their memory
+            with self._changed:
+                self._busy -= 1
 
     def _seal(self) -> tuple[K, list[_Job[I, R]]]:
-        """Take the most urgent key's most urgent jobs, up to the cap, leaving out the cancelled. Holds the lock."""
+        """Take the most urgent key's most urgent jobs, leaving out the cancelled: this lane's share, up to the cap.
+
+        The caller holds the lock.
+        """
         key = min(self._pending, key=lambda k: self._pending[k][0])
         heap = self._pending[key]
+        idle = len(self._lanes) - self._busy
+        share = min(self._cap, -(-len(heap) // idle))
         jobs: list[_Job[I, R]] = []
-        while heap and len(jobs) < self._cap:
+        while heap and len(jobs) < share:
             job = heapq.heappop(heap)
             if job.future.set_running_or_notify_cancel():
                 jobs.append(job)
@@ -128,7 +138,7 @@ class Batcher(Generic[K, I, R]):
         started = time.perf_counter()
         for job in jobs:
             job.started = started
-        parts = [jobs]
+        parts = [jobs] if jobs else []
         while parts:
             part = parts.pop()
             try:
@@ -146,7 +156,10 @@ class Batcher(Generic[K, I, R]):
                 continue
             ended = time.perf_counter()
             for job, result in zip(part, results, strict=True):
-                job.future.set_result(Done(result, job.started - job.submitted, ended - job.started))
+                if isinstance(result, Exception):
+                    job.future.set_exception(result)
+                else:
+                    job.future.set_result(Done(result, job.started - job.submitted, ended - job.started))
 
 
 def _plain(error: BaseException) -> Exception:

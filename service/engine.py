@@ -93,9 +93,9 @@ class Engine:
         self.batcher: Batcher[Program, Item, Timed] = Batcher(self._run, lanes=runtime.lanes, max_batch=max_batch)
         threads = settings.decode_threads
         if threads is None:
-            # A lane per core that takes one image at a time decodes it best itself: another thread would only share its
-            # core. Batches want their images decoded beside the device's work.
-            threads = 0 if max_batch == 1 else usable_cores()
+            # A lane that is a core decodes its images best itself: another thread would only share that core. A device
+            # beside the cores wants its images ready.
+            threads = 0 if runtime.device == "cpu" else usable_cores()
         self._decodes_on_lane = threads == 0
         self._decoders = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode")
         self._embed_job = lru_cache(maxsize=256)(self._make_embed_job)
@@ -241,12 +241,22 @@ class Engine:
         pixels = preprocess(item.image, spec, channels=channels, max_pixels=self._settings.max_pixels)
         return replace(item, image=pixels, decode_s=time.perf_counter() - start)
 
-    def _run(self, program: Program, items: list[Item]) -> list[Timed]:
-        """On a lane: a result per item, and the seconds spent decoding here."""
-        self._metrics.batch(program.operation, len(items))
-        decoded = [self._decode(item) for item in items] if self._decodes_on_lane else items
-        spent_s = sum(item.decode_s for item in decoded) if self._decodes_on_lane else 0.0
-        return [(value, spent_s) for value in self._programs.run(program, decoded)]
+    def _run(self, program: Program, items: list[Item]) -> list[Timed | Exception]:
+        """On a lane: a result per item, and the seconds spent decoding here. A broken image is an error of its own."""
+        start = time.perf_counter()
+        decoded = [self._decoded(item) for item in items] if self._decodes_on_lane else items
+        decode_s = time.perf_counter() - start
+        good = [item for item in decoded if isinstance(item, Item)]
+        if good:
+            self._metrics.batch(program.operation, len(good))
+        values = iter(self._programs.run(program, good) if good else ())
+        return [(next(values), decode_s) if isinstance(item, Item) else item for item in decoded]
+
+    def _decoded(self, item: Item) -> Item | Exception:
+        try:
+            return self._decode(item)
+        except Exception as e:  # noqa: BLE001 - its sender's business, not the batch's
+            return e
 
     def _account(self, program: Program, outcomes: Sequence[Outcome]) -> Answer:
         stages: dict[str, float] = {}

@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     max_batch: _Count | None = Field(None, description="Most images per model call; empty lets the runtime choose.")
     decode_threads: _Size | None = Field(
         None,
-        description="Images decoded at once; 0 decodes where the model runs; empty is 0 on a CPU, else one per core.",
+        description="Images decoded beside the model; 0 decodes on its lanes; empty is 0 on a CPU, else one per core.",
     )
     max_queue: _Count = Field(
         256, description="Images waiting or being worked on before further requests get 429; at least max_images."

@@ -114,7 +114,7 @@ def test_a_failing_call_says_so_and_the_next_one_works(runtime: OnnxRuntime) -> 
 
 
 def test_lanes_are_the_usable_cores_unless_set(tiny_bundle: Bundle, runtime: OnnxRuntime) -> None:
-    assert (runtime.name, runtime.device, runtime.precision, runtime.max_batch) == ("onnxruntime", "cpu", "fp32", 1)
+    assert (runtime.name, runtime.device, runtime.precision, runtime.max_batch) == ("onnxruntime", "cpu", "fp32", 4)
     assert runtime.lanes == usable_cores()
     assert OnnxRuntime(tiny_bundle, lanes=3).lanes == 3
     with pytest.raises(ValueError, match="lanes must be at least 1, got 0"):

@@ -142,6 +142,36 @@ def test_as_many_calls_run_at_once_as_there_are_lanes() -> None:
         assert not device.entered.acquire(timeout=0.05)  # the fourth waits
 
 
+def test_lanes_that_are_idle_together_share_what_waits() -> None:
+    device = Device()
+    with batching(device, lanes=2) as batcher:
+        device.hold()
+        with batcher._changed:  # no lane can look before all have come
+            futures = [batcher.submit("a", i) for i in range(5)]
+        for _ in range(2):
+            assert device.entered.acquire(timeout=TIMEOUT_S)
+        device.release()
+        assert [value(f) for f in futures] == [0, 2, 4, 6, 8]
+    assert sorted(items for _, items in device.calls) == [[0, 1, 2], [3, 4]]
+
+
+def test_an_item_that_fails_by_itself_costs_its_batch_nothing() -> None:
+    calls = []
+
+    def run(_: str, items: list[int]) -> list[int | Exception]:
+        calls.append(items)
+        return [Poisoned(item) if item == 2 else item for item in items]
+
+    batcher: Batcher[str, int, int] = Batcher(run, lanes=1, max_batch=8)
+    with batcher._changed:
+        futures = [batcher.submit("a", i) for i in range(4)]
+    assert [value(f) for f in futures if f is not futures[2]] == [0, 1, 3]
+    with pytest.raises(Poisoned):
+        value(futures[2])
+    assert calls == [[0, 1, 2, 3]]
+    batcher.close()
+
+
 def test_one_poisoned_item_of_a_batch_fails_alone() -> None:
     device = Device()
     device.poison = {5}

@@ -104,6 +104,20 @@ def test_a_poisoned_image_fails_its_sender_alone(fake_bundle: Bundle, pool: Thre
     assert any(size > 1 for _, size in runtime.calls)
 
 
+def test_a_broken_image_costs_its_batch_no_second_call(fake_bundle: Bundle, pool: ThreadPoolExecutor) -> None:
+    """Where the lane decodes: the others of the batch are not decoded again, nor run in parts."""
+    hold = Hold()
+    with serving_fake(fake_bundle, fail_on=hold, decode_threads=0) as (served, runtime):
+        with hold:
+            first = pool.submit(served.embed, photo(0))
+            eventually(lambda: runtime.calls)
+            asked = [pool.submit(served.embed, photo(seed)[: 40 if seed == 3 else None]) for seed in range(1, 7)]
+            eventually(lambda: pending(served) == 7)
+        assert [future.result().status_code for future in asked] == [200, 200, 400, 200, 200, 200]
+        assert first.result().status_code == 200
+    assert runtime.calls == [("encoder", 1), ("encoder", 5)]
+
+
 def test_a_full_queue_refuses_with_a_time_that_holds(fake_bundle: Bundle, pool: ThreadPoolExecutor) -> None:
     hold = Hold()
     limits: dict[str, Any] = {"max_images": 4, "max_queue": 12}
