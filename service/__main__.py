@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -41,6 +43,12 @@ class DrainingServer(uvicorn.Server):
             return
         self._gate.drain()
         self._drain_until = time.monotonic() + self._drain_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn once. What exists by then stays, so the garbage collector need not look at it again."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second; True ends the server."""

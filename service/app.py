@@ -65,7 +65,7 @@ def create_app(settings: Settings, *, bundle: Bundle | None = None, runtime: Run
     app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
     metrics.watch("maeve_requests_in_flight", "Requests for work not answered yet.", lambda: gate.in_flight)
     app.add_middleware(GateMiddleware, gate=gate, settings=settings, metrics=metrics)
-    for router in (embed.router, classify.router, reconstruct.router, ops.router, pages.make_router()):
-        # Not include_router: it would keep the routers as they are and match every request in two steps.
-        app.router.routes.extend(router.routes)
+    routers = (embed.router, classify.router, reconstruct.router, ops.router, pages.make_router())
+    # Not include_router: it would keep the routers as they are, match every request in two steps, and do so last.
+    app.router.routes[:0] = [route for router in routers for route in router.routes]
     return app

@@ -5,16 +5,20 @@ A lane is a thread that makes one call at a time: as many as the runtime has. Wo
 keys, the one with the most urgent deadline goes first. A future always resolves: with a result, the error of its own
 item, or Unavailable when the batcher closes. Cancelled work is dropped when its batch is sealed, before it costs a
 thing.
+
+Futures belong to the event loop. Lanes only ask them whether they were cancelled, and hand a batch's results over in
+one step, so that the loop wakes once for all of them.
 """
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import itertools
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -39,7 +43,7 @@ class _Job(Generic[I, R]):
     deadline: float
     order: int  # of two deadlines alike, first come first served; also keeps items from being compared
     item: I = field(compare=False)
-    future: Future[Done[R]] = field(compare=False)
+    future: asyncio.Future[Done[R]] = field(compare=False)
     submitted: float = field(compare=False)
     started: float = field(compare=False, default=0.0)
 
@@ -50,11 +54,14 @@ class Batcher(Generic[K, I, R]):
 
     When it raises, the batch is cut in halves that run again, until the items to blame stand alone: they get the
     error. On OutOfMemory the cap is halved as well, for good: the device will not grow.
+
+    Make it inside the event loop that submits; its methods are for that loop's thread.
     """
 
     def __init__(self, run: Callable[[K, list[I]], Sequence[R | Exception]], *, lanes: int, max_batch: int) -> None:
         if lanes < 1 or max_batch < 1:
             raise ValueError(f"lanes and max_batch must be at least 1, got {lanes} and {max_batch}")
+        self._loop = asyncio.get_running_loop()
         self._run = run
         self._cap = max_batch
         self._pending: dict[K, list[_Job[I, R]]] = {}  # a heap per key, never an empty one
@@ -76,12 +83,12 @@ class Batcher(Generic[K, I, R]):
         """Whether every lane's thread runs."""
         return all(lane.is_alive() for lane in self._lanes)
 
-    def submit(self, key: K, item: I, *, deadline: float = float("inf")) -> Future[Done[R]]:
+    def submit(self, key: K, item: I, *, deadline: float = float("inf")) -> asyncio.Future[Done[R]]:
         """Enqueue. `deadline` only orders; whoever waits cancels the future when its time is over.
 
         Unavailable if the batcher is closed.
         """
-        job: _Job[I, R] = _Job(deadline, next(self._order), item, Future(), time.perf_counter())
+        job: _Job[I, R] = _Job(deadline, next(self._order), item, self._loop.create_future(), time.perf_counter())
         with self._changed:
             if self._closed:
                 raise Unavailable("the service is stopping")
@@ -89,16 +96,17 @@ class Batcher(Generic[K, I, R]):
             self._changed.notify()
         return job.future
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Finish the calls that run, fail what waits with Unavailable, end the threads. Idempotent."""
         with self._changed:
             self._closed = True
             waiting = [job for heap in self._pending.values() for job in heap]
             self._pending.clear()
             self._changed.notify_all()
-        for job in waiting:
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(Unavailable("the service is stopping"))
+        self._resolve([(job, Unavailable("the service is stopping")) for job in waiting], 0.0)
+        await asyncio.to_thread(self._join)
+
+    def _join(self) -> None:
         for lane in self._lanes:
             lane.join()
 
@@ -128,7 +136,7 @@ class Batcher(Generic[K, I, R]):
         jobs: list[_Job[I, R]] = []
         while heap and len(jobs) < share:
             job = heapq.heappop(heap)
-            if job.future.set_running_or_notify_cancel():
+            if not job.future.cancelled():
                 jobs.append(job)
         if not heap:
             del self._pending[key]
@@ -151,21 +159,20 @@ class Batcher(Generic[K, I, R]):
                 if len(part) > 1:
                     middle = len(part) // 2
                     parts += [part[middle:], part[:middle]]
-                else:
-                    part[0].future.set_exception(_plain(e))
+                    continue
+                results = [e if isinstance(e, Exception) else InferenceError(f"the call ended in {type(e).__name__}")]
+            outcomes = list(zip(part, results, strict=True))
+            with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._resolve, outcomes, time.perf_counter())
+
+    def _resolve(self, outcomes: list[tuple[_Job[I, R], R | Exception]], ended: float) -> None:
+        """On the loop."""
+        for job, result in outcomes:
+            if job.future.done():  # cancelled meanwhile
                 continue
-            ended = time.perf_counter()
-            for job, result in zip(part, results, strict=True):
-                if isinstance(result, Exception):
-                    job.future.set_exception(result)
-                else:
-                    job.future.set_result(Done(result, job.started - job.submitted, ended - job.started))
-
-
-def _plain(error: BaseException) -> Exception:
-    """SystemExit and its like would end the event loop of whoever waits."""
-    if isinstance(error, Exception):
-        return error
-    wrapped = InferenceError(f"the call ended in {type(error).__name__}")
-    wrapped.__cause__ = error
-    return wrapped
+            if isinstance(result, Exception):
+                # a future cannot hold StopIteration, which ends generators
+                error = InferenceError(repr(result)) if isinstance(result, StopIteration) else result
+                job.future.set_exception(error)
+            else:
+                job.future.set_result(Done(result, job.started - job.submitted, ended - job.started))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -61,7 +62,7 @@ class Call:
 
     def query(self, model: type[Q]) -> Q:
         """The query parameters. BadParameter for the first that is unknown, given twice or out of range."""
-        pairs = self._request.query_params.multi_items()
+        pairs = parse_qsl(self._request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
         params = dict(pairs)
         if len(params) < len(pairs):
             names = [name for name, _ in pairs]

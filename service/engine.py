@@ -157,7 +157,7 @@ class Engine:
     async def close(self) -> None:
         """What is in flight fails with Unavailable; threads, connections and the runtime end."""
         await self._flights.close()
-        await asyncio.to_thread(self.batcher.close)
+        await self.batcher.close()
         self._decoders.shutdown(cancel_futures=True)
         if self.remote is not None:
             await self.remote.close()
@@ -220,7 +220,7 @@ class Engine:
         if not self._decodes_on_lane:
             item = await self.offload(lambda: self._decode(item))
         waited_s = time.perf_counter() - looked_up - item.decode_s  # for a decode thread
-        done = await asyncio.wrap_future(self.batcher.submit(job.program, item, deadline=deadline))
+        done = await self.batcher.submit(job.program, item, deadline=deadline)
         value, on_lane_s = done.value
         self.memory.put(key, value)
         if self.remote is not None:
@@ -239,7 +239,7 @@ class Engine:
         start = time.perf_counter()
         spec, channels = self.manifest.preprocess, self.manifest.model.channels
         pixels = preprocess(item.image, spec, channels=channels, max_pixels=self._settings.max_pixels)
-        return replace(item, image=pixels, decode_s=time.perf_counter() - start)
+        return Item(pixels, item.ids_keep, item.ids_restore, time.perf_counter() - start)
 
     def _run(self, program: Program, items: list[Item]) -> list[Timed | Exception]:
         """On a lane: a result per item, and the seconds spent decoding here. A broken image is an error of its own."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, wait
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 from hypothesis import given, settings
@@ -39,6 +39,10 @@ class Device:
     def release(self) -> None:
         self._open.set()
 
+    async def is_entered(self) -> bool:
+        """Wait for the next call to begin."""
+        return await asyncio.to_thread(self.entered.acquire, timeout=TIMEOUT_S)
+
     def run(self, key: str, items: list[int]) -> Sequence[int]:
         self.calls.append((key, items))
         self.entered.release()
@@ -50,112 +54,112 @@ class Device:
         return [2 * item for item in items]
 
 
-@contextmanager
-def batching(device: Device, *, lanes: int = 1, max_batch: int = 8) -> Iterator[Batcher[str, int, int]]:
+@asynccontextmanager
+async def batching(device: Device, *, lanes: int = 1, max_batch: int = 8) -> AsyncIterator[Batcher[str, int, int]]:
     batcher: Batcher[str, int, int] = Batcher(device.run, lanes=lanes, max_batch=max_batch)
     try:
         yield batcher
     finally:
         device.release()
-        batcher.close()
+        await batcher.close()
 
 
-@contextmanager
-def busy(device: Device, batcher: Batcher[str, int, int], lanes: int = 1) -> Iterator[None]:
+@asynccontextmanager
+async def busy(device: Device, batcher: Batcher[str, int, int], lanes: int = 1) -> AsyncIterator[None]:
     """All lanes are held up by a call of their own until the block ends."""
     device.hold()
     for _ in range(lanes):
         batcher.submit("busy", -1, deadline=0)
-        assert device.entered.acquire(timeout=TIMEOUT_S)
+        assert await device.is_entered()
     yield
     device.release()
 
 
-def value(future: Future[Done[int]]) -> int:
-    return future.result(TIMEOUT_S).value
+async def value(future: asyncio.Future[Done[int]]) -> int:
+    return (await asyncio.wait_for(future, TIMEOUT_S)).value
 
 
-def test_an_idle_lane_takes_a_single_item_at_once() -> None:
+async def test_an_idle_lane_takes_a_single_item_at_once() -> None:
     device = Device()
-    with batching(device) as batcher:
+    async with batching(device) as batcher:
         start = time.perf_counter()
-        assert value(batcher.submit("a", 21)) == 42
+        assert await value(batcher.submit("a", 21)) == 42
         assert time.perf_counter() - start < 1
     assert device.calls == [("a", [21])]
 
 
-def test_the_batch_grows_while_the_lane_is_busy_up_to_the_cap() -> None:
+async def test_the_batch_grows_while_the_lane_is_busy_up_to_the_cap() -> None:
     device = Device()
-    with batching(device, max_batch=4) as batcher:
-        with busy(device, batcher):
+    async with batching(device, max_batch=4) as batcher:
+        async with busy(device, batcher):
             futures = [batcher.submit("a", i) for i in range(6)]
-        assert [value(f) for f in futures] == [0, 2, 4, 6, 8, 10]
+        assert [await value(f) for f in futures] == [0, 2, 4, 6, 8, 10]
     assert device.calls[1:] == [("a", [0, 1, 2, 3]), ("a", [4, 5])]
 
 
-def test_keys_never_share_a_call() -> None:
+async def test_keys_never_share_a_call() -> None:
     device = Device()
-    with batching(device) as batcher:
-        with busy(device, batcher):
+    async with batching(device) as batcher:
+        async with busy(device, batcher):
             futures = [batcher.submit("ab"[i % 2], i) for i in range(4)]
-        assert [value(f) for f in futures] == [0, 2, 4, 6]
+        assert [await value(f) for f in futures] == [0, 2, 4, 6]
     assert device.calls[1:] == [("a", [0, 2]), ("b", [1, 3])]
 
 
-def test_the_most_urgent_goes_first_across_keys_and_within_one() -> None:
+async def test_the_most_urgent_goes_first_across_keys_and_within_one() -> None:
     device = Device()
-    with batching(device, max_batch=2) as batcher, busy(device, batcher):
+    async with batching(device, max_batch=2) as batcher, busy(device, batcher):
         futures = [
             batcher.submit(key, item, deadline=deadline)
             for key, item, deadline in [("a", 1, 9.0), ("b", 2, 5.0), ("a", 3, 7.0), ("a", 4, 3.0), ("b", 5, 8.0)]
         ]
         device.release()
-        wait(futures, TIMEOUT_S)
+        await asyncio.wait(futures, timeout=TIMEOUT_S)
     assert device.calls[1:] == [("a", [4, 3]), ("b", [2, 5]), ("a", [1])]
 
 
-def test_of_equal_deadlines_the_first_come_is_served_first() -> None:
+async def test_of_equal_deadlines_the_first_come_is_served_first() -> None:
     device = Device()
-    with batching(device, max_batch=1) as batcher, busy(device, batcher):
+    async with batching(device, max_batch=1) as batcher, busy(device, batcher):
         futures = [batcher.submit("a", i) for i in range(20)]
         device.release()
-        wait(futures, TIMEOUT_S)
+        await asyncio.wait(futures, timeout=TIMEOUT_S)
     assert [items for _, items in device.calls[1:]] == [[i] for i in range(20)]
 
 
-def test_cancelled_work_never_reaches_the_device() -> None:
+async def test_cancelled_work_never_reaches_the_device() -> None:
     device = Device()
-    with batching(device) as batcher:
-        with busy(device, batcher):
+    async with batching(device) as batcher:
+        async with busy(device, batcher):
             futures = [batcher.submit("a", i) for i in range(4)]
             assert futures[1].cancel()
             alone = batcher.submit("b", 9)
             assert alone.cancel()
-        assert [value(f) for i, f in enumerate(futures) if i != 1] == [0, 4, 6]
+        assert [await value(f) for i, f in enumerate(futures) if i != 1] == [0, 4, 6]
     assert device.calls[1:] == [("a", [0, 2, 3])]
 
 
-def test_as_many_calls_run_at_once_as_there_are_lanes() -> None:
+async def test_as_many_calls_run_at_once_as_there_are_lanes() -> None:
     device = Device()
-    with batching(device, lanes=3, max_batch=1) as batcher, busy(device, batcher, lanes=3):
+    async with batching(device, lanes=3, max_batch=1) as batcher, busy(device, batcher, lanes=3):
         batcher.submit("a", 1)
         assert not device.entered.acquire(timeout=0.05)  # the fourth waits
 
 
-def test_lanes_that_are_idle_together_share_what_waits() -> None:
+async def test_lanes_that_are_idle_together_share_what_waits() -> None:
     device = Device()
-    with batching(device, lanes=2) as batcher:
+    async with batching(device, lanes=2) as batcher:
         device.hold()
         with batcher._changed:  # no lane can look before all have come
             futures = [batcher.submit("a", i) for i in range(5)]
         for _ in range(2):
-            assert device.entered.acquire(timeout=TIMEOUT_S)
+            assert await device.is_entered()
         device.release()
-        assert [value(f) for f in futures] == [0, 2, 4, 6, 8]
+        assert [await value(f) for f in futures] == [0, 2, 4, 6, 8]
     assert sorted(items for _, items in device.calls) == [[0, 1, 2], [3, 4]]
 
 
-def test_an_item_that_fails_by_itself_costs_its_batch_nothing() -> None:
+async def test_an_item_that_fails_by_itself_costs_its_batch_nothing() -> None:
     calls = []
 
     def run(_: str, items: list[int]) -> list[int | Exception]:
@@ -165,56 +169,57 @@ def test_an_item_that_fails_by_itself_costs_its_batch_nothing() -> None:
     batcher: Batcher[str, int, int] = Batcher(run, lanes=1, max_batch=8)
     with batcher._changed:
         futures = [batcher.submit("a", i) for i in range(4)]
-    assert [value(f) for f in futures if f is not futures[2]] == [0, 1, 3]
+    assert [await value(f) for f in futures if f is not futures[2]] == [0, 1, 3]
     with pytest.raises(Poisoned):
-        value(futures[2])
+        await value(futures[2])
     assert calls == [[0, 1, 2, 3]]
-    batcher.close()
+    await batcher.close()
 
 
-def test_one_poisoned_item_of_a_batch_fails_alone() -> None:
+async def test_one_poisoned_item_of_a_batch_fails_alone() -> None:
     device = Device()
     device.poison = {5}
-    with batching(device) as batcher:
-        with busy(device, batcher):
+    async with batching(device) as batcher:
+        async with busy(device, batcher):
             futures = [batcher.submit("a", i) for i in range(8)]
-        assert [value(f) for f in futures if f is not futures[5]] == [0, 2, 4, 6, 8, 12, 14]
+        assert [await value(f) for f in futures if f is not futures[5]] == [0, 2, 4, 6, 8, 12, 14]
         with pytest.raises(Poisoned):
-            value(futures[5])
-        assert value(batcher.submit("a", 10)) == 20
+            await value(futures[5])
+        assert await value(batcher.submit("a", 10)) == 20
     assert len(device.calls) - 2 <= 1 + 2 * 3  # the batch, then two halves per level of three
 
 
-def test_out_of_memory_halves_the_cap_for_good_and_loses_nothing() -> None:
+async def test_out_of_memory_halves_the_cap_for_good_and_loses_nothing() -> None:
     device = Device()
     device.most = 3
-    with batching(device, max_batch=8) as batcher:
-        with busy(device, batcher):
+    async with batching(device, max_batch=8) as batcher:
+        async with busy(device, batcher):
             futures = [batcher.submit("a", i) for i in range(8)]
-        assert [value(f) for f in futures] == [2 * i for i in range(8)]
+        assert [await value(f) for f in futures] == [2 * i for i in range(8)]
         assert batcher.cap == 2
         device.calls.clear()
-        with busy(device, batcher):
+        async with busy(device, batcher):
             futures = [batcher.submit("a", i) for i in range(4)]
-        wait(futures, TIMEOUT_S)
+        await asyncio.wait(futures, timeout=TIMEOUT_S)
     assert device.calls[1:] == [("a", [0, 1]), ("a", [2, 3])]
 
 
-def test_an_item_that_never_fits_gets_the_error() -> None:
+async def test_an_item_that_never_fits_gets_the_error() -> None:
     device = Device()
     device.most = 0
-    with batching(device) as batcher, pytest.raises(OutOfMemory):
-        value(batcher.submit("a", 1))
+    async with batching(device) as batcher:
+        with pytest.raises(OutOfMemory):
+            await value(batcher.submit("a", 1))
 
 
-def test_a_device_that_loses_results_is_an_error_not_a_mix_up() -> None:
+async def test_a_device_that_loses_results_is_an_error_not_a_mix_up() -> None:
     batcher: Batcher[str, int, int] = Batcher(lambda _, items: items[:0], lanes=1, max_batch=4)
     with pytest.raises(InferenceError, match="0 results for 1 items"):
-        value(batcher.submit("a", 1))
-    batcher.close()
+        await value(batcher.submit("a", 1))
+    await batcher.close()
 
 
-def test_a_call_that_exits_ends_neither_the_lane_nor_the_caller() -> None:
+async def test_a_call_that_exits_ends_neither_the_lane_nor_the_caller() -> None:
     def run(_: str, items: list[int]) -> list[int]:
         if items == [0]:
             raise SystemExit(3)
@@ -222,46 +227,58 @@ def test_a_call_that_exits_ends_neither_the_lane_nor_the_caller() -> None:
 
     batcher: Batcher[str, int, int] = Batcher(run, lanes=1, max_batch=1)
     with pytest.raises(InferenceError, match="SystemExit"):
-        value(batcher.submit("a", 0))
-    assert value(batcher.submit("a", 7)) == 7
+        await value(batcher.submit("a", 0))
+    assert await value(batcher.submit("a", 7)) == 7
     assert batcher.alive
-    batcher.close()
+    await batcher.close()
 
 
-def test_close_finishes_what_runs_and_fails_what_waits() -> None:
+async def test_close_finishes_what_runs_and_fails_what_waits() -> None:
     device = Device()
     batcher: Batcher[str, int, int] = Batcher(device.run, lanes=1, max_batch=1)
     device.hold()
     running = batcher.submit("a", 1)
-    assert device.entered.acquire(timeout=TIMEOUT_S)
+    assert await device.is_entered()
     waiting = batcher.submit("a", 2)
-    closing = threading.Thread(target=batcher.close)
-    closing.start()
+    closing = asyncio.create_task(batcher.close())
     with pytest.raises(Unavailable):
-        value(waiting)
+        await value(waiting)
     device.release()
-    assert value(running) == 2
-    closing.join(TIMEOUT_S)
-    batcher.close()  # again, without effect
+    assert await value(running) == 2
+    await asyncio.wait_for(closing, TIMEOUT_S)
+    await batcher.close()  # again, without effect
     with pytest.raises(Unavailable):
         batcher.submit("a", 3)
 
 
-def test_times_tell_waiting_from_working() -> None:
+async def test_times_tell_waiting_from_working() -> None:
     device = Device()
-    with batching(device) as batcher:
-        with busy(device, batcher):
+    async with batching(device) as batcher:
+        async with busy(device, batcher):
             future = batcher.submit("a", 1)
-            time.sleep(0.05)
-        done = future.result(TIMEOUT_S)
+            await asyncio.sleep(0.05)
+        done = await asyncio.wait_for(future, TIMEOUT_S)
     assert done.queue_s >= 0.05
     assert done.infer_s < done.queue_s
 
 
-def test_it_refuses_no_lanes_and_no_batch() -> None:
+async def test_it_refuses_no_lanes_and_no_batch() -> None:
     for lanes, max_batch in ((0, 1), (1, 0)):
         with pytest.raises(ValueError, match="at least 1"):
             Batcher(lambda _, items: items, lanes=lanes, max_batch=max_batch)
+
+
+async def test_even_stop_iteration_reaches_the_caller() -> None:
+    def run(_: str, items: list[int]) -> list[int | Exception]:
+        if items == [0]:
+            raise StopIteration
+        return [StopIteration()]
+
+    batcher: Batcher[str, int, int] = Batcher(run, lanes=1, max_batch=1)
+    for item in (0, 1):
+        with pytest.raises(InferenceError, match="StopIteration"):
+            await value(batcher.submit("a", item))
+    await batcher.close()
 
 
 FATES = st.sampled_from(["fine", "fine", "fine", "poison", "hungry", "exit"])
@@ -278,23 +295,26 @@ FATES = st.sampled_from(["fine", "fine", "fine", "poison", "hungry", "exit"])
 def test_every_future_resolves_with_its_own_result_or_its_own_error(
     jobs: list[tuple[str, str, float, bool]], lanes: int, max_batch: int, delay_ms: float, close_early: bool
 ) -> None:
-    batcher = Batcher(fateful(delay_ms / 1000), lanes=lanes, max_batch=max_batch)
-    futures = []
-    for number, (fate, key, deadline, cancel) in enumerate(jobs):
-        future = batcher.submit(key, (number, fate), deadline=deadline)
-        if cancel:
-            future.cancel()
-        futures.append(future)
-    if close_early:
-        batcher.close()
-    undone = wait(futures, TIMEOUT_S).not_done
-    assert not undone
-    batcher.close()
-    for number, (future, (fate, key, _, cancel)) in enumerate(zip(futures, jobs, strict=True)):
-        allowed = {"fine"} if fate in ("fine", "hungry") else {fate}
-        allowed |= ({"cancelled"} if cancel else set()) | ({"closed"} if close_early else set())
-        assert ending(future, (key, number)) in allowed
-    assert batcher.cap >= 1
+    async def meet() -> None:
+        batcher = Batcher(fateful(delay_ms / 1000), lanes=lanes, max_batch=max_batch)
+        futures = []
+        for number, (fate, key, deadline, cancel) in enumerate(jobs):
+            future = batcher.submit(key, (number, fate), deadline=deadline)
+            if cancel:
+                future.cancel()
+            futures.append(future)
+        if close_early:
+            await batcher.close()
+        async with asyncio.timeout(TIMEOUT_S):
+            await asyncio.gather(*futures, return_exceptions=True)
+        await batcher.close()
+        for number, (future, (fate, key, _, cancel)) in enumerate(zip(futures, jobs, strict=True)):
+            allowed = {"fine"} if fate in ("fine", "hungry") else {fate}
+            allowed |= ({"cancelled"} if cancel else set()) | ({"closed"} if close_early else set())
+            assert ending(future, (key, number)) in allowed
+        assert batcher.cap >= 1
+
+    asyncio.run(meet())
 
 
 def fateful(delay_s: float) -> Callable[[str, list[tuple[int, str]]], list[tuple[str, int]]]:
@@ -314,11 +334,11 @@ def fateful(delay_s: float) -> Callable[[str, list[tuple[int, str]]], list[tuple
     return run
 
 
-def ending(future: Future[Done[tuple[str, int]]], own: tuple[str, int]) -> str:
+def ending(future: asyncio.Future[Done[tuple[str, int]]], own: tuple[str, int]) -> str:
     """The fate that a future's end betrays."""
     try:
         assert future.result().value == own
-    except CancelledError:
+    except asyncio.CancelledError:
         return "cancelled"
     except Unavailable:
         return "closed"
