@@ -11,10 +11,13 @@ from training.errors import TrainingError
 PrecisionName = Literal["auto", "bf16", "fp32"]
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto`: the GPU if there is one. Raises TrainingError for a device that is not there; no silent fall-back."""
+def pick_device(name: str, *, index: int | None = None) -> torch.device:
+    """`auto`: the GPU if there is one. `index`: of the GPU, where `name` leaves it open.
+
+    Raises TrainingError for a device that is not there; no silent fall-back.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as e:
@@ -23,6 +26,12 @@ def pick_device(name: str) -> torch.device:
         raise TrainingError(f"--device {name!r} is not supported; use cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise TrainingError(f"--device {name}: no GPU is visible to this installation of torch {torch.__version__}")
+    if device.type == "cpu":
+        return device
+    if device.index is None and index is not None:
+        device = torch.device("cuda", index)
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise TrainingError(f"--device {device}: there are {torch.cuda.device_count()} GPUs")
     return device
 
 

@@ -20,9 +20,10 @@ from training.augment import CropConfig, random_resized_crop
 from training.cli import parse
 from training.data import Ids, open_data, open_test, require_classes, split_labeled
 from training.device import PrecisionName, autocast, pick_device
+from training.distributed import World
 from training.errors import run_command
 from training.evaluate import map_batches, top1
-from training.loop import LoopConfig, step_generator, train
+from training.loop import LoopConfig, Parts, step_generator, train
 from training.optim import Schedule, make_adamw
 from training.packed import PackedDataset, PackInfo, epoch_order
 from training.recipes import NetworkFlags, recipe_for
@@ -116,7 +117,10 @@ def finetune(config: FinetuneConfig) -> dict[str, float]:
     def after_epoch(_epoch: int) -> Mapping[str, float]:
         return {"val_top1": steps.accuracy(packed, val_ids, "validation")}
 
-    train(run, model, optimizer, schedule, steps.loop(), loss_of=steps.loss, after_epoch=after_epoch)
+    train(
+        run, Parts(model=model, optimizer=optimizer), schedule, steps.loop(), world=World(device),
+        loss_of=steps.loss, after_epoch=after_epoch,
+    )  # fmt: skip
     save_model(model, config.out)
     metrics = {"val_top1": steps.accuracy(packed, val_ids, "validation")}
     if test is not None:
@@ -173,7 +177,7 @@ class _Steps:
             checkpoint_minutes=self.config.checkpoint_minutes, name="fine-tuning",
         )  # fmt: skip
 
-    def loss(self, step: int) -> Tensor:
+    def loss(self, step: int, _part: int) -> Tensor:
         epoch, place = divmod(step, self.per_epoch)
         order = epoch_order(len(self.ids), epoch, self.config.seed)
         ids = self.ids[np.sort(order[place * self.batch_size : (place + 1) * self.batch_size])]

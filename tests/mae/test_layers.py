@@ -64,7 +64,7 @@ def test_recomputing_activations_changes_no_gradient_and_keeps_less() -> None:
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
             loss = model(images, masking).loss
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
         kept.append(sum(sizes))
     for with_all, recomputed in zip(*gradients, strict=True):

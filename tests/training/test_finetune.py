@@ -175,7 +175,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(
 
 def test_a_grey_network_packs_its_labeled_images_grey(photos: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
     grey = pack(photos, tmp_path / "grey", channels=1)
-    run = pretrain(PretrainConfig(data=grey.folder, out=tmp_path / "pretrained", epochs=1, **tiny))
+    run = pretrain(PretrainConfig(data=str(grey.folder), out=tmp_path / "pretrained", epochs=1, **tiny))
     finetune(FinetuneConfig(data=photos, init=run, out=tmp_path / "run", **{**QUICK, "epochs": 1}))
     assert PackedDataset(tmp_path / "run" / "pack").info.channels == 1
 
