@@ -16,19 +16,18 @@ from mae.classifier import Classifier, ClassifierConfig, Pooling
 from mae.config import MAEConfig
 from mae.model import Normalize
 from mae.weights import load_mae, save_model
-from training.augment import CropConfig, random_erasing, random_resized_crop
 from training.cli import parse
 from training.data import Ids, open_data, open_test, require_classes, split_labeled
 from training.device import PrecisionName, autocast, pick_device
 from training.ema import Ema
 from training.errors import run_command
 from training.evaluate import Predictions, map_batches, write_predictions
+from training.finetune_augment import FinetuneAugment
 from training.finetune_recipes import FINETUNE_RECIPES, FinetuneFlags, FinetuneRecipe, override, resolve
-from training.loop import LoopConfig, step_generator, train
-from training.mix import MixConfig, draw_mixing, mix_images, soft_cross_entropy, soft_targets
+from training.loop import LoopConfig, train
+from training.mix import soft_cross_entropy
 from training.optim import Schedule, make_adamw
 from training.packed import PackedDataset, epoch_order
-from training.randaugment import RandAugmentConfig, rand_augment
 from training.recipes import NetworkFlags, recipe_for
 from training.run import Run, data_fields, read_run, write_labels
 
@@ -126,11 +125,7 @@ def _pretrained(config: FinetuneConfig) -> _Start:
 
 
 class _Steps:
-    """One step: a batch, augmented and mixed, and its cross-entropy.
-
-    The crop and all noise come from a generator on the device. What the host must know, such as which images share an
-    operation, comes from one on the host, so that no step waits for the device.
-    """
+    """One step: a batch, augmented and mixed, and its cross-entropy."""
 
     def __init__(
         self,
@@ -148,10 +143,7 @@ class _Steps:
         self.batch_size = recipe.batch_size
         self.per_epoch = len(ids) // self.batch_size
         self.normalize = Normalize(self.network.mean, self.network.std).to(device)
-        self.fill = [255 * mean for mean in self.network.mean]
-        self.crop = CropConfig(scale=recipe.crop_scale)
-        self.rand_augment = RandAugmentConfig(magnitude=recipe.randaugment) if recipe.randaugment > 0 else None
-        self.mix = MixConfig(mixup=recipe.mixup, cutmix=recipe.cutmix)
+        self.augment = FinetuneAugment(recipe, self.network, model.config.num_classes, device)
         self.autocast = autocast(device, config.precision)
         self.schedule = Schedule(
             peak_lr=recipe.blr * self.batch_size / 256,
@@ -197,29 +189,15 @@ class _Steps:
         )  # fmt: skip
 
     def loss(self, step: int) -> Tensor:
-        images, targets = self.batch(step)
-        with self.autocast:
-            logits = self.model(images)
-        return soft_cross_entropy(logits, targets)
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """What a step sees: images f32 [B, C, H, W] and targets f32 [B, classes], a function of (seed, step)."""
         epoch, place = divmod(step, self.per_epoch)
         order = epoch_order(len(self.ids), epoch, self.config.seed)
         ids = self.ids[np.sort(order[place * self.batch_size : (place + 1) * self.batch_size])]
-        labels = torch.from_numpy(self.packed.labels[ids]).to(self.device, non_blocking=True)
-        generator = step_generator(self.config.seed, step, self.device)
-        rng = np.random.default_rng([self.config.seed, step, 1])  # 1: apart from the order of epoch number `step`
         pixels = self.packed.batch(ids, self.device)  # u8 [B, C, H, W]
-        images = random_resized_crop(pixels, self.network.image_size, self.crop, generator)
-        if self.rand_augment is not None:
-            images = rand_augment(images, self.rand_augment, self.fill, rng)
-        images = random_erasing(self.normalize(images), self.recipe.erasing, rng, generator)
-        mixing = draw_mixing(len(ids), self.network.image_size, self.mix, rng)
-        if mixing is not None:
-            images = mix_images(images, mixing)
-        smoothing = self.recipe.label_smoothing
-        return images, soft_targets(labels, self.model.config.num_classes, smoothing, mixing)
+        labels = torch.from_numpy(self.packed.labels[ids]).to(self.device)
+        images, targets = self.augment(pixels, labels, self.config.seed, step)
+        with self.autocast:
+            logits = self.model(images)
+        return soft_cross_entropy(logits, targets)
 
     def predict(self, packed: PackedDataset, ids: Ids, name: str) -> Predictions:
         """In evaluation mode; the model is left in training mode."""
