@@ -41,6 +41,11 @@ def autocast(device: torch.device, precision: PrecisionName) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
+def precision_of(cast: torch.autocast) -> torch.dtype:
+    """In which matrix products are computed under `cast`."""
+    return cast.fast_dtype if cast._enabled else torch.float32
+
+
 def has_bf16(device: torch.device) -> bool:
     """Emulated bf16 is many times slower than fp32, so it does not count."""
     if device.type == "cuda":

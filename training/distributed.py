@@ -41,6 +41,9 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    def __str__(self) -> str:
+        return str(self.device) if self.size == 1 else f"{self.size} x {self.device.type}"
+
     def agree(self, *raised: bool) -> tuple[bool, ...]:
         """For each flag, whether any process raises it. A meeting of all processes, on their CPUs: no device waits."""
         if self.size == 1:

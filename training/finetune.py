@@ -6,34 +6,39 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mae.classifier import Classifier, ClassifierConfig, Pooling
 from mae.config import MAEConfig
-from mae.model import MaskedAutoencoder, Normalize
+from mae.model import Normalize
 from mae.weights import load_mae, save_model
-from training.augment import CropConfig, random_resized_crop
 from training.cli import parse
+from training.compute import ComputeFlags, global_batch
 from training.data import Ids, open_data, open_test, require_classes, split_labeled
-from training.device import PrecisionName, autocast, pick_device
-from training.distributed import World
+from training.device import autocast, precision_of
+from training.distributed import World, distribute, is_main_process, join
+from training.ema import Ema
 from training.errors import run_command
-from training.evaluate import map_batches, top1
-from training.loop import LoopConfig, Parts, step_generator, train
+from training.evaluate import Predictions, map_batches, write_predictions
+from training.feed import Plan, open_feed
+from training.finetune_augment import FinetuneAugment
+from training.finetune_recipes import FINETUNE_RECIPES, FinetuneFlags, FinetuneRecipe, override, resolve
+from training.flops import finetune_flops, peak_flops
+from training.loop import LoopConfig, Parts, train
+from training.mix import soft_cross_entropy
+from training.objective import compiled
 from training.optim import Schedule, make_adamw
-from training.packed import PackedDataset, PackInfo, epoch_order
+from training.packed import PackedDataset
 from training.recipes import NetworkFlags, recipe_for
 from training.run import Run, data_fields, read_run, write_labels
 
-BETAS = (0.9, 0.999)  # He et al. 2021, table 9
-
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(NetworkFlags):
+class FinetuneConfig(NetworkFlags, FinetuneFlags, ComputeFlags):
     """Fine-tune a pre-trained encoder, or with --init none train the same network from scratch."""
 
     data: Path
@@ -49,37 +54,15 @@ class FinetuneConfig(NetworkFlags):
     """Share of each class whose labels are used, the validation split included."""
     val_fraction: float = 0.1
     """Share of those that is held out for validation."""
-    epochs: int = 50
-    warmup_epochs: float = 5.0
-    batch_size: int = 128
-    blr: float = 1e-3
-    """Learning rate per 256 images of batch."""
-    min_lr: float = 1e-6
-    layer_decay: float = 0.75
-    """Each block learns at this share of the rate of the one after it."""
-    drop_path: float = 0.1
-    label_smoothing: float = 0.1
-    weight_decay: float = 0.05
-    crop_scale: tuple[float, float] = (0.2, 1.0)
     seed: int = 0
-    precision: PrecisionName = "auto"
-    device: str = "auto"
-    checkpoint_minutes: float = 5.0
     resume: bool = False
     """Go on with the run in --out, or begin it where there is none."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(f"--epochs and --batch-size must be at least 1, got {self.epochs} and {self.batch_size}")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"--layer-decay must lie in (0, 1], got {self.layer_decay}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"--label-smoothing must be at least 0 and below 1, got {self.label_smoothing}")
-        if self.blr <= 0 or self.min_lr < 0:
-            raise ValueError(f"--blr must be positive and --min-lr not negative, got {self.blr} and {self.min_lr}")
-        if self.weight_decay < 0 or self.seed < 0:
-            raise ValueError(f"--weight-decay and --seed must not be negative, got {self.weight_decay} and {self.seed}")
-        CropConfig(scale=self.crop_scale)  # raises for a range that it does not take
+        ComputeFlags.__post_init__(self)
+        if self.seed < 0:
+            raise ValueError(f"--seed must not be negative, got {self.seed}")
+        override(FINETUNE_RECIPES["plain"], self)  # raises for what no recipe takes
         ignored = [f.name for f in fields(NetworkFlags) if getattr(self, f.name) is not None]
         if ignored and not self.from_scratch:
             raise ValueError(f"--{ignored[0].replace('_', '-')} goes with --init none; a run brings its own network")
@@ -94,115 +77,175 @@ def finetune(config: FinetuneConfig) -> dict[str, float]:
 
     Raises TrainingError for data or runs that do not fit, and Terminated on SIGTERM.
     """
-    pretrained = None if config.from_scratch else load_mae(config.init)
-    size = None if pretrained is None else tuple(read_run(config.init, "pretrain")["data"]["pack_size"])
-    channels = None if pretrained is None else pretrained.config.channels
-    run = Run(config.out, "finetune", asdict(config), resume=config.resume)
-    device = pick_device(config.device)
-    packed = open_data(config.data, config.out / "pack", size=size, channels=channels)
-    classes = require_classes(packed)
-    test = None if config.test is None else open_test(config.test, config.out, packed, classes)
-    train_ids, val_ids = split_labeled(packed, config.label_fraction, config.val_fraction, config.seed)
-    torch.manual_seed(config.seed)
-    model = _build_model(config, pretrained, packed.info, len(classes)).to(device)
-    steps = _Steps(config, packed, train_ids, model, device)
-    schedule = steps.schedule()
-    optimizer = make_adamw(
-        model, weight_decay=config.weight_decay, betas=BETAS, layer_decay=config.layer_decay, depth=steps.network.depth
-    )
-    run.describe(data=data_fields(packed.info), num_train=len(train_ids), num_val=len(val_ids), epochs=config.epochs)
-    write_labels(config.out, classes)
-    print(steps.summary(len(val_ids)), file=sys.stderr)
-
-    def after_epoch(_epoch: int) -> Mapping[str, float]:
-        return {"val_top1": steps.accuracy(packed, val_ids, "validation")}
-
-    train(
-        run, Parts(model=model, optimizer=optimizer), schedule, steps.loop(), world=World(device),
-        loss_of=steps.loss, after_epoch=after_epoch,
-    )  # fmt: skip
-    save_model(model, config.out)
-    metrics = {"val_top1": steps.accuracy(packed, val_ids, "validation")}
-    if test is not None:
-        metrics["test_top1"] = steps.accuracy(test, np.arange(len(test)), "test")
-    run.describe(metrics=metrics)
+    with join(config.device) as world:
+        start = None if config.from_scratch else _pretrained(config)
+        run = Run(config.out, "finetune", asdict(config), resume=config.resume, writes=world.is_main)
+        with world.main_first():
+            packed, classes, test = _open(config, start)
+        train_ids, val_ids = split_labeled(packed, config.label_fraction, config.val_fraction, config.seed)
+        network = recipe_for(config, packed.info).network(packed.info) if start is None else start.network
+        name, recipe = resolve(config, network, len(train_ids), from_scratch=config.from_scratch)
+        torch.manual_seed(config.seed)
+        model = Classifier(
+            ClassifierConfig(
+                encoder=network, num_classes=len(classes), pooling=config.pooling, drop_path=recipe.drop_path
+            )
+        )
+        if start is not None:
+            model.load_encoder(start.encoder)
+        training = _Finetuning(config, recipe, packed, train_ids, model.to(world.device), world)
+        run.describe(
+            data=data_fields(packed.info), recipe={"name": name, **asdict(recipe)}, num_train=len(train_ids),
+            num_val=len(val_ids), epochs=recipe.epochs,
+        )  # fmt: skip
+        training.train(run, val_ids, f"the {name} recipe")
+        predictions = {"val": training.predict(packed, val_ids, "validation")}
+        if test is not None:
+            predictions["test"] = training.predict(test, np.arange(len(test)), "test")
+        metrics = {metric: value for part, p in predictions.items() for metric, value in p.scores(part).items()}
+        if world.is_main:
+            write_labels(config.out, classes)
+            save_model(training.result, config.out)
+            write_predictions(config.out, predictions)
+            run.describe(metrics=metrics)
     return metrics
 
 
-def _build_model(
-    config: FinetuneConfig, pretrained: MaskedAutoencoder | None, info: PackInfo, num_classes: int
-) -> Classifier:
-    network = recipe_for(config, info).network(info) if pretrained is None else pretrained.config
-    model = Classifier(
-        ClassifierConfig(encoder=network, num_classes=num_classes, pooling=config.pooling, drop_path=config.drop_path)
-    )
-    if pretrained is not None:
-        model.load_encoder(pretrained.encoder.state_dict())
-    return model
+def _open(config: FinetuneConfig, start: _Start | None) -> tuple[PackedDataset, tuple[str, ...], PackedDataset | None]:
+    """The labeled images, their classes, and the test set."""
+    size, channels = (None, None) if start is None else (start.pack_size, start.network.channels)
+    packed = open_data(config.data, config.out / "pack", size=size, channels=channels)
+    classes = require_classes(packed)
+    return packed, classes, None if config.test is None else open_test(config.test, config.out, packed, classes)
 
 
-class _Steps:
-    """One step: a batch, a random crop of each image, cross-entropy."""
+class _Start(NamedTuple):
+    """encoder: a pre-trained encoder's state dict; pack_size: (height, width) of the images that it saw, in pixels."""
+
+    network: MAEConfig
+    encoder: Mapping[str, Tensor]
+    pack_size: tuple[int, int]
+
+
+def _pretrained(config: FinetuneConfig) -> _Start:
+    """What --init names. Raises FileNotFoundError, ValueError or TrainingError where it is no pre-training run."""
+    model = load_mae(config.init)
+    height, width = read_run(config.init, "pretrain")["data"]["pack_size"]
+    return _Start(model.config, model.encoder.state_dict(), (height, width))
+
+
+class _Finetuning:
+    """One step: a batch, augmented and mixed, and its cross-entropy."""
 
     def __init__(
-        self, config: FinetuneConfig, packed: PackedDataset, ids: Ids, model: Classifier, device: torch.device
+        self,
+        config: FinetuneConfig,
+        recipe: FinetuneRecipe,
+        packed: PackedDataset,
+        ids: Ids,
+        model: Classifier,
+        world: World,
     ) -> None:
-        self.config, self.packed, self.ids, self.model, self.device = config, packed, ids, model, device
+        self.config, self.recipe, self.packed, self.model = config, recipe, packed, model
+        self.world, self.device = world, world.device
+        self.ema = Ema(model, recipe.ema) if recipe.ema > 0 else None
         self.network: MAEConfig = model.config.encoder
-        self.batch_size = min(config.batch_size, len(ids))
-        self.per_epoch = len(ids) // self.batch_size
-        self.normalize = Normalize(self.network.mean, self.network.std).to(device)
-        self.crop = CropConfig(scale=config.crop_scale)
-        self.autocast = autocast(device, config.precision)
+        self.plan = Plan(
+            num_images=len(ids), seed=config.seed, rank=world.rank, world_size=world.size, subset=ids,
+            batch_size=global_batch(recipe.batch_size, len(ids), world_size=world.size, accumulate=config.accumulate),
+        )  # fmt: skip
+        model.encoder.recompute = config.recompute
+        self.normalize = Normalize(self.network.mean, self.network.std).to(self.device)
+        self.augment = FinetuneAugment(recipe, self.network, model.config.num_classes, self.device)
+        self.autocast = autocast(self.device, config.precision)
+        self.schedule = Schedule(
+            peak_lr=recipe.blr * self.plan.batch_size / 256,
+            total_steps=recipe.epochs * self.plan.per_epoch,
+            warmup_steps=int(recipe.warmup_epochs * self.plan.per_epoch),
+            min_lr=recipe.min_lr,
+        )
+
+    @property
+    def result(self) -> Classifier:
+        """What is evaluated and kept."""
+        return self.model if self.ema is None else self.ema.averaged
 
     def summary(self, num_val: int) -> str:
-        c = self.config
+        c, plan = self.config, self.plan
         return (
-            f"{len(self.ids):,} images to train on, {num_val:,} held out, {self.model.config.num_classes} classes; "
-            f"from {'scratch' if c.from_scratch else c.init}; {c.epochs} epochs of {self.per_epoch} steps of "
-            f"{self.batch_size} on {self.device}"
+            f"{plan.num_images:,} images to train on, {num_val:,} held out, {self.model.config.num_classes} classes; "
+            f"from {'scratch' if c.from_scratch else c.init}; {self.recipe.epochs} epochs of {plan.per_epoch} steps of "
+            f"{plan.batch_size} on {self.world}; feed: {self.feed.name}"
         )
 
-    def schedule(self) -> Schedule:
-        return Schedule(
-            peak_lr=self.config.blr * self.batch_size / 256,
-            total_steps=self.config.epochs * self.per_epoch,
-            warmup_steps=int(min(self.config.warmup_epochs, self.config.epochs / 5) * self.per_epoch),
-            min_lr=self.config.min_lr,
-        )
-
-    def loop(self) -> LoopConfig:
-        return LoopConfig(
-            seed=self.config.seed, batch_size=self.batch_size, steps_per_epoch=self.per_epoch,
-            checkpoint_minutes=self.config.checkpoint_minutes, name="fine-tuning",
+    def train(self, run: Run, val_ids: Ids, name: str) -> None:
+        """Every epoch that is not behind us, each followed by a look at the validation split."""
+        network = compiled(self.model, self.config.compile, self.device, sharded=False)
+        self.classifier = distribute(network, self.world, "ddp")
+        optimizer = make_adamw(
+            self.model, weight_decay=self.recipe.weight_decay, betas=self.recipe.betas,
+            layer_decay=self.recipe.layer_decay, depth=self.network.depth,
         )  # fmt: skip
 
-    def loss(self, step: int, _part: int) -> Tensor:
-        epoch, place = divmod(step, self.per_epoch)
-        order = epoch_order(len(self.ids), epoch, self.config.seed)
-        ids = self.ids[np.sort(order[place * self.batch_size : (place + 1) * self.batch_size])]
-        generator = step_generator(self.config.seed, step, self.device)
-        pixels = self.packed.batch(ids, self.device)  # u8 [B, C, H, W]
-        images = self.normalize(random_resized_crop(pixels, self.network.image_size, self.crop, generator))
-        labels = torch.from_numpy(self.packed.labels[ids]).to(self.device)
-        with self.autocast:
-            logits = self.model(images)
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
+        def after_epoch(_epoch: int) -> Mapping[str, float]:
+            predictions = self.predict(self.packed, val_ids, "validation")
+            return {"val_loss": predictions.loss(), **predictions.scores("val")}
 
-    def accuracy(self, packed: PackedDataset, ids: Ids, name: str) -> float:
+        self.feed = open_feed(self.packed, self.plan, self.device, self.config.feed)
+        try:
+            if self.world.is_main:
+                print(f"{self.summary(len(val_ids))}; {name}", file=sys.stderr)
+            extra = {} if self.ema is None else {"ema": self.ema.averaged}
+            train(
+                run,
+                Parts(model=self.model, optimizer=optimizer, network=self.classifier, feed=self.feed, extra=extra),
+                self.schedule, self.loop(), world=self.world, loss_of=self.loss, after_epoch=after_epoch,
+                after_step=None if self.ema is None else self.ema.update, batch_of=self.batch,
+            )  # fmt: skip
+        finally:
+            self.feed.close()
+
+    def loop(self) -> LoopConfig:
+        flops, peak = finetune_flops(self.network), peak_flops(self.device, precision_of(self.autocast))
+        return LoopConfig(
+            seed=self.config.seed, batch_size=self.plan.batch_size, steps_per_epoch=self.plan.per_epoch,
+            checkpoint_minutes=self.config.checkpoint_minutes, name="fine-tuning", accumulate=self.config.accumulate,
+            flops=lambda _step: flops, peak_flops=self.world.size * peak,
+        )  # fmt: skip
+
+    def loss(self, step: int, part: int) -> Tensor:
+        """Of one part of this process's rows, which are augmented and mixed together."""
+        if part == 0:
+            labels = torch.from_numpy(self.packed.labels[self.plan.ids(step)])
+            drawn = self.augment(
+                self.feed.get(step), labels.to(self.device, non_blocking=True), self.config.seed, step, self.world.rank
+            )
+            self._drawn = [rows.chunk(self.config.accumulate) for rows in drawn]
+        images, targets = (rows[part] for rows in self._drawn)
+        with self.autocast:
+            logits = self.classifier(images)
+        return soft_cross_entropy(logits, targets)
+
+    def batch(self, step: int) -> Mapping[str, Any]:
+        """What the step saw, before its augmentations: they follow from the seed and the step."""
+        ids = self.plan.ids(step)
+        return {"ids": ids, "pixels": self.packed.pixels(ids), "labels": self.packed.labels[ids]}
+
+    def predict(self, packed: PackedDataset, ids: Ids, name: str) -> Predictions:
         """In evaluation mode; the model is left in training mode."""
-        self.model.eval()
+        model = self.result.eval()
         logits = map_batches(
-            packed, ids, self.network.image_size, self.device, lambda pixels: self.model(self.normalize(pixels)), name
+            packed, ids, self.network.image_size, self.device, lambda pixels: model(self.normalize(pixels)), name
         )
         self.model.train()
-        return top1(logits, packed.labels[ids])
+        return Predictions(logits, packed.labels[ids])
 
 
 def main() -> None:
     config = parse(FinetuneConfig, "training.finetune")
     metrics = finetune(config)
-    print(f"{config.out}: " + ", ".join(f"{name} {value:.2%}" for name, value in metrics.items()))
+    if is_main_process():
+        print(f"{config.out}: " + ", ".join(f"{name} {value:.2%}" for name, value in metrics.items()))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class LoopConfig:
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """What is trained. model: its weights are saved; network: what `loss_of` calls, the model as it is distributed;
-    extra: other modules whose state belongs to the run's.
+    extra: modules that the checkpoint holds beside the model, by name.
     """
 
     model: nn.Module
@@ -62,9 +62,9 @@ class Parts:
     extra: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
-def step_generator(seed: int, step: int, device: torch.device, *stream: int) -> torch.Generator:
-    """The source of everything random in one step; `stream` tells several of them apart."""
-    (state,) = np.random.SeedSequence([seed, step, *stream]).generate_state(1, np.uint64)
+def step_generator(seed: int, step: int, device: torch.device, rank: int = 0) -> torch.Generator:
+    """The source of everything random in one step of one process."""
+    (state,) = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
 
 
@@ -83,22 +83,22 @@ def train(
     """Run every step that is not behind us yet.
 
     loss_of: (step, part) -> scalar loss of one part of the process's rows; after_epoch: epochs done -> metrics;
-    batch_of: step -> arrays to keep where its loss is not finite. Raises Terminated after SIGTERM or SIGINT, with the
-    state saved, and TrainingError for a loss that is not finite.
+    after_step: told how many steps are done, once the weights have changed; batch_of: step -> arrays to keep where its
+    loss is not finite. Raises Terminated after SIGTERM or SIGINT, with the state saved, and TrainingError for a loss
+    that is not finite.
     """
     first = _restore(run, parts)
     meter = _Meter(first, parts.feed)
     saved_at = time.monotonic()
     with track(config.name, schedule.total_steps, done=first, quiet=not world.is_main) as bar, _stop_signals() as stop:
         for step in range(first, schedule.total_steps):
-            # Drop path and the like draw from the global generator; the processes' rows are to differ in it.
-            stream = (world.rank,) if world.rank else ()
-            torch.manual_seed(step_generator(config.seed, step, torch.device("cpu"), *stream).initial_seed())
+            # Drop path and the like draw from the global generator.
+            torch.manual_seed(step_generator(config.seed, step, torch.device("cpu"), world.rank).initial_seed())
             set_lr(parts.optimizer, schedule.lr(step))
             meter.losses.append(_step(parts, config, step, loss_of))
-            if after_step is not None:
-                after_step(step)
             done = step + 1
+            if after_step is not None:
+                after_step(done)
             due = world.is_main and time.monotonic() - saved_at > 60 * config.checkpoint_minutes
             log_now = world.is_main and (done == schedule.total_steps or meter.elapsed() >= LOG_EVERY_S)
             stopping, saving, logging = world.agree(stop(), due, log_now)
@@ -194,12 +194,11 @@ def _refuse(run: Run, step: int, loss: float, batch_of: Callable[[int], Mapping[
 
 
 def _save(run: Run, parts: Parts, step: int) -> None:
-    if not all(bool(parameter.isfinite().all()) for parameter in parts.model.parameters()):
+    modules = {"model": parts.model, **parts.extra}
+    if not all(bool(p.isfinite().all()) for module in modules.values() for p in module.parameters()):
         raise TrainingError(f"the weights are not finite after step {step}: {_ADVICE}")
-    state = {"step": step, "model": parts.model.state_dict(), "optimizer": parts.optimizer.state_dict()}
-    if parts.extra:
-        state["extra"] = {name: module.state_dict() for name, module in parts.extra.items()}
-    run.save_state(whole(state))
+    states = {name: module.state_dict() for name, module in modules.items()}
+    run.save_state(whole({"step": step, **states, "optimizer": parts.optimizer.state_dict()}))
 
 
 def _restore(run: Run, parts: Parts) -> int:
@@ -210,7 +209,7 @@ def _restore(run: Run, parts: Parts) -> int:
     try:
         load_whole(parts.model, parts.optimizer, state)
         for name, module in parts.extra.items():
-            module.load_state_dict(state["extra"][name])
+            module.load_state_dict(state[name])
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as e:
         raise TrainingError(f"{run.out} holds the checkpoint of another network: {e}") from e
     return int(state["step"])

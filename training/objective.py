@@ -27,11 +27,6 @@ class MaskedObjective(nn.Module):
         self.normalize = Normalize(model.config.mean, model.config.std)
         self.autocast = autocast
 
-    @property
-    def precision(self) -> torch.dtype:
-        """Of the matrix products."""
-        return self.autocast.fast_dtype if self.autocast._enabled else torch.float32
-
     def forward(
         self, pixels: Tensor, boxes: Tensor, flip: Tensor, noise: Tensor, size: tuple[int, int], num_keep: int
     ) -> Tensor:

@@ -19,14 +19,15 @@ from mae.model import MaskedAutoencoder
 from mae.weights import save_model
 from training.augment import CropConfig, random_boxes
 from training.cli import parse
+from training.compute import ComputeFlags, global_batch
 from training.data import center_batch, open_data
-from training.device import PrecisionName, autocast
+from training.device import autocast, precision_of
 from training.distributed import Strategy, World, distribute, is_main_process, join, whole
-from training.errors import TrainingError, run_command
-from training.feed import FeedName, Plan, open_feed
+from training.errors import run_command
+from training.feed import Plan, open_feed
 from training.flops import peak_flops, pretrain_flops
 from training.loop import LoopConfig, Parts, step_generator, train
-from training.objective import CompileName, MaskedObjective, compiled
+from training.objective import MaskedObjective, compiled
 from training.optim import Schedule, make_adamw
 from training.packed import PackedDataset, PackInfo
 from training.picture import reconstruction_grid, save_picture
@@ -39,7 +40,7 @@ _LOSS_IMAGES, _LOSS_BATCH = 1024, 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(NetworkFlags):
+class PretrainConfig(NetworkFlags, ComputeFlags):
     """Pre-train a Masked Autoencoder. Whatever is not set comes from the recipe that fits the images' size."""
 
     data: str
@@ -63,26 +64,16 @@ class PretrainConfig(NetworkFlags):
     """Learning rate per 256 images of batch."""
     weight_decay: float = 0.05
     seed: int = 0
-    precision: PrecisionName = "auto"
-    device: str = "auto"
-    feed: FeedName = "auto"
-    """Where the pixels wait: resident on the GPU, or mapped from disk and read ahead."""
-    compile: CompileName = "auto"
-    """torch.compile: auto on a GPU; graphs adds CUDA graphs, for networks so small that launching kernels dominates."""
-    accumulate: int = 1
-    """Parts in which a process computes its share of a batch, where memory does not hold it whole."""
-    recompute: bool = False
-    """Keep no activations inside of a block: far less memory for about a third more time."""
     strategy: Strategy = "ddp"
     """Of several processes: ddp keeps the whole network in each, fsdp a shard."""
     picture_every: int | None = None
     """Epochs between two pictures of reconstructions. Default: a tenth of the epochs."""
-    checkpoint_minutes: float = 5.0
     resume: bool = False
     """Go on with the run in --out, or begin it where there is none."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "picture_every", "accumulate"):
+        ComputeFlags.__post_init__(self)
+        for name in ("epochs", "batch_size", "picture_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
@@ -139,8 +130,10 @@ class _Pretraining:
         self.world, self.device = world, world.device
         self.crop = CropConfig(scale=config.crop_scale)
         self.plan = Plan(
-            num_images=len(packed), batch_size=_batch_size(config, recipe, len(packed), world), seed=config.seed,
-            rank=world.rank, world_size=world.size,
+            num_images=len(packed), seed=config.seed, rank=world.rank, world_size=world.size,
+            batch_size=global_batch(
+                recipe.batch_size, len(packed), world_size=world.size, accumulate=config.accumulate
+            ),
         )  # fmt: skip
         self.schedule = Schedule(
             peak_lr=recipe.blr * self.plan.batch_size / 256,
@@ -177,20 +170,20 @@ class _Pretraining:
     def summary(self) -> str:
         m, r, plan = self.model.config, self.recipe, self.plan
         parameters = sum(p.numel() for p in self.model.parameters()) / 1e6
-        precision = "bf16" if self.objective.precision == torch.bfloat16 else "fp32"
-        where = str(self.device) if self.world.size == 1 else f"{self.world.size} x {self.device.type}"
+        precision = "bf16" if precision_of(self.objective.autocast) == torch.bfloat16 else "fp32"
         return (
             f"{len(self.packed):,} images of {m.image_size[0]}x{m.image_size[1]}, patches of {m.patch_size}; "
             f"{r.preset} {m.dim}x{m.depth}, decoder {m.decoder_dim}x{m.decoder_depth}, {parameters:.1f} M parameters; "
-            f"{r.epochs} epochs of {plan.per_epoch} steps of {plan.batch_size}; {precision} on {where}; "
+            f"{r.epochs} epochs of {plan.per_epoch} steps of {plan.batch_size}; {precision} on {self.world}; "
             f"feed: {self.feed.name}"
         )
 
     def loop(self) -> LoopConfig:
+        peak = peak_flops(self.device, precision_of(self.objective.autocast))
         return LoopConfig(
             seed=self.config.seed, batch_size=self.plan.batch_size, steps_per_epoch=self.plan.per_epoch,
             checkpoint_minutes=self.config.checkpoint_minutes, name="pre-training", accumulate=self.config.accumulate,
-            flops=self.flops, peak_flops=self.world.size * peak_flops(self.device, self.objective.precision),
+            flops=self.flops, peak_flops=self.world.size * peak,
         )  # fmt: skip
 
     def flops(self, step: int) -> float:
@@ -267,18 +260,6 @@ class _Pretraining:
         generator = torch.Generator(self.device).manual_seed(0)
         noise = torch.rand(len(ids), model.config.num_patches, generator=generator, device=self.device)
         return reconstruction_grid(model, pixels, random_masking(noise, self._num_keep(size)))
-
-
-def _batch_size(config: PretrainConfig, recipe: Recipe, num_images: int, world: World) -> int:
-    """The global batch: the recipe's, or less where there are fewer images; every part of every process has as much."""
-    parts = world.size * config.accumulate
-    batch_size = recipe.batch_size if recipe.batch_size <= num_images else num_images // parts * parts
-    if batch_size == 0 or batch_size % parts:
-        raise TrainingError(
-            f"--batch-size {recipe.batch_size} of {num_images} images does not divide among {world.size} processes and "
-            f"--accumulate {config.accumulate}; make it a multiple of {parts}"
-        )
-    return batch_size
 
 
 def main() -> None:

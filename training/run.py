@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from bundle.labels import encode_labels
+from training.compute import FREE_TO_CHANGE
 from training.errors import TrainingError
 from training.packed import PackInfo
 
@@ -30,11 +31,7 @@ METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
 LABELS_FILE = "labels.json"
 Kind = Literal["pretrain", "finetune", "probe"]
-# What changes where and how fast a run computes, but not what.
-_FREE_TO_CHANGE = {
-    "out", "data", "resume", "device", "checkpoint_minutes", "test", "feed", "compile", "accumulate", "strategy",
-    "recompute", "picture_every",
-}  # fmt: skip
+_FREE_TO_CHANGE = FREE_TO_CHANGE | {"out", "data", "resume", "test", "strategy", "picture_every"}
 
 
 class Run:

@@ -77,7 +77,13 @@ FINETUNE = [
     ("--data {pack} --init {run} --label-smoothing 1", "--label-smoothing must be at least 0 and below 1, got 1.0"),
     ("--data {pack} --init {run} --batch-size 0", "--epochs and --batch-size must be at least 1, got 50 and 0"),
     ("--data {pack} --init {run} --min-lr=-1", "--blr must be positive and --min-lr not negative"),
-    ("--data {pack} --init {run} --seed=-1", "--weight-decay and --seed must not be negative"),
+    ("--data {pack} --init {run} --weight-decay=-1", "--weight-decay must not be negative, got -1.0"),
+    ("--data {pack} --init {run} --seed=-1", "--seed must not be negative, got -1"),
+    ("--data {pack} --init {run} --randaugment 11", "--randaugment must lie in 0..10, got 11.0"),
+    ("--data {pack} --init {run} --erasing 2", "--erasing must lie in 0..1, got 2.0"),
+    ("--data {pack} --init {run} --mixup=-1", "--mixup and --cutmix must not be negative, got -1.0 and 0.0"),
+    ("--data {pack} --init {run} --ema 1", "--ema must be at least 0 and below 1, got 1.0"),
+    ("--data {pack} --init {run} --crop-scale 0.5 0.2", "crop.scale must be an increasing range"),
     ("--data {pack} --init {run} --out {run} --resume", "holds a pretrain run, not a finetune run"),
 ]
 PROBE = [

@@ -17,11 +17,11 @@ import torch
 
 from mae.weights import load_mae
 from training import pretrain as pretrain_module
+from training.compute import global_batch
 from training.distributed import World
 from training.errors import Terminated, TrainingError
 from training.packed import PackedDataset
 from training.pretrain import PretrainConfig, pretrain
-from training.recipes import RECIPES
 
 TIMEOUT_S = 180
 
@@ -111,19 +111,15 @@ def test_parts_of_a_batch_sum_to_the_batch(accumulate: int, config: PretrainConf
 
 
 @pytest.mark.parametrize(("batch_size", "num_images", "expected"), [(24, 120, 24), (256, 13, 12), (256, 4, 4)])
-def test_every_part_of_every_process_has_as_many_images(
-    batch_size: int, num_images: int, expected: int, config: PretrainConfig
-) -> None:
-    recipe, world = replace(RECIPES["px32"], batch_size=batch_size), World(torch.device("cpu"), rank=1, size=2)
-    assert pretrain_module._batch_size(replace(config, accumulate=2), recipe, num_images, world) == expected
+def test_every_part_of_every_process_has_as_many_images(batch_size: int, num_images: int, expected: int) -> None:
+    assert global_batch(batch_size, num_images, world_size=2, accumulate=2) == expected
 
 
 @pytest.mark.parametrize(("batch_size", "num_images"), [(25, 120), (256, 3), (26, 120)])
-def test_a_batch_that_does_not_divide_is_refused(batch_size: int, num_images: int, config: PretrainConfig) -> None:
-    recipe, world = replace(RECIPES["px32"], batch_size=batch_size), World(torch.device("cpu"), rank=1, size=2)
+def test_a_batch_that_does_not_divide_is_refused(batch_size: int, num_images: int) -> None:
     message = f"--batch-size {batch_size} of {num_images} images does not divide among 2 processes and --accumulate 2"
     with pytest.raises(TrainingError, match=message):
-        pretrain_module._batch_size(replace(config, accumulate=2), recipe, num_images, world)
+        global_batch(batch_size, num_images, world_size=2, accumulate=2)
 
 
 def test_what_fails_in_the_first_process_ends_the_others(config: PretrainConfig, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from training.finetune import FinetuneConfig
+from training.finetune_recipes import FINETUNE_RECIPES
 from training.pack import PackConfig
 from training.pretrain import PretrainConfig
 from training.probe import ProbeConfig
@@ -31,14 +32,36 @@ def test_every_flag_is_in_its_command_s_table(command: str, config: Any) -> None
 def test_the_recipes_are_those_of_the_code() -> None:
     for name, r in RECIPES.items():
         decoder = f"{r.decoder_dim} x {r.decoder_depth}"
-        blr = f"{r.blr:.1e}".replace(".0e", "e").replace("e-0", "e-")
         stages = ", ".join(f"{side} px to {100 * share:.0f} %" for share, side in r.stages)
         cells = [
             r.pack_size[0], r.image_size[0], r.patch_size, r.preset, decoder, r.mask_ratio, stages, r.batch_size,
-            r.epochs, blr,
+            r.epochs, rate(r.blr),
         ]  # fmt: skip
         row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{name}` |"))
         assert [cell.strip() for cell in row.split("|")[3:-1]] == [str(cell) for cell in cells]
+
+
+def test_the_finetuning_recipes_are_those_of_the_code() -> None:
+    section = PAGE.split("## Fine-tuning")[1]
+    rows = {
+        line.split("`")[1]: line for line in section.splitlines() if line.startswith("| `") and "`--" not in line[:5]
+    }
+    assert list(rows) == list(FINETUNE_RECIPES)
+    augmented = {"randaugment": 9.0, "erasing": 0.25, "mixup": 0.8, "cutmix": 1.0}
+    for name, r in FINETUNE_RECIPES.items():
+        numbers = [r.epochs, r.warmup_epochs, r.batch_size]
+        shares = [r.layer_decay, r.drop_path, r.weight_decay, r.crop_scale[0], r.ema]
+        cells = [*(f"{n:g}" for n in numbers), rate(r.blr), rate(r.min_lr), *(f"{share:g}" for share in shares)]
+        assert [cell.strip() for cell in rows[name].split("|")[3:-1]] == cells
+        assert {k: getattr(r, k) for k in augmented} == (
+            dict.fromkeys(augmented, 0.0) if name == "plain" else augmented
+        )
+        assert (r.label_smoothing, r.crop_scale[1]) == (0.1, 1.0)
+
+
+def rate(value: float) -> str:
+    """1.5e-4, 1e-3, 0."""
+    return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-") if value else "0"
 
 
 def test_the_page_knows_no_flag_that_the_code_has_not() -> None:
