@@ -14,15 +14,17 @@ from safetensors.torch import load_file, save_file
 from mae.classifier import Classifier, ClassifierConfig, LinearHead, LinearHeadConfig
 from mae.config import MAEConfig
 from mae.model import MaskedAutoencoder
+from mae.pretrained import Pretrained, PretrainedEncoder
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "model.json"
 
-Network = MaskedAutoencoder | Classifier | LinearHead
+Network = MaskedAutoencoder | PretrainedEncoder | Classifier | LinearHead
 _FORMATS: dict[str, type[Network]] = {
     "maeve-mae": MaskedAutoencoder,
     "maeve-classifier": Classifier,
     "maeve-head": LinearHead,
+    "maeve-encoder": PretrainedEncoder,
 }
 
 
@@ -57,8 +59,16 @@ def load_model(folder: Path) -> Network:
     return model.eval()
 
 
+def load_pretrained(folder: Path) -> Pretrained:
+    """`load_model`, for a pre-trained network, its decoder there or not. Raises ValueError for another kind."""
+    model = load_model(folder)
+    if not isinstance(model, MaskedAutoencoder | PretrainedEncoder):
+        raise ValueError(f"{folder} holds a {type(model).__name__}, not a pre-trained Masked Autoencoder or encoder")
+    return model
+
+
 def load_mae(folder: Path) -> MaskedAutoencoder:
-    """`load_model`, for a pre-trained network only. Raises ValueError for another kind."""
+    """`load_model`, for a pre-trained network with its decoder only. Raises ValueError for another kind."""
     model = load_model(folder)
     if not isinstance(model, MaskedAutoencoder):
         raise ValueError(f"{folder} holds a {type(model).__name__}, not a pre-trained Masked Autoencoder")
@@ -70,6 +80,8 @@ def _build(name: str, fields: dict[str, Any]) -> Network:
         raise ValueError(f"unknown format {name!r}; known: {', '.join(_FORMATS)}")
     if name == "maeve-mae":
         return MaskedAutoencoder(_mae_config(fields))
+    if name == "maeve-encoder":
+        return PretrainedEncoder(_mae_config(fields))
     if name == "maeve-classifier":
         return Classifier(ClassifierConfig(**{**fields, "encoder": _mae_config(fields["encoder"])}))
     return LinearHead(LinearHeadConfig(**{**fields, "inputs": tuple(fields["inputs"])}))
