@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mae.classifier import Classifier
 from mae.config import MAEConfig
 from mae.model import Encoder, MaskedAutoencoder
 
@@ -22,3 +23,8 @@ class PretrainedEncoder(nn.Module):
 
 
 Pretrained = MaskedAutoencoder | PretrainedEncoder
+
+
+def config_of(network: Pretrained | Classifier) -> MAEConfig:
+    """A classifier's is its encoder's."""
+    return network.config.encoder if isinstance(network, Classifier) else network.config

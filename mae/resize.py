@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +15,10 @@ from torch import Tensor
 
 from mae.classifier import Classifier
 from mae.config import MAEConfig
-from mae.model import MaskedAutoencoder
 from mae.pos_embed import interpolate
-from mae.pretrained import PretrainedEncoder
+from mae.pretrained import Pretrained, config_of
 
-Resizable = TypeVar("Resizable", MaskedAutoencoder, PretrainedEncoder, Classifier)
+Resizable = TypeVar("Resizable", bound=Pretrained | Classifier)
 
 
 def resized(
@@ -31,7 +30,7 @@ def resized(
     that its place in the picture had. The patch embedding is resized by `resize_patch_embed`, the decoder's last layer
     by `resize_pred`. Raises ValueError where the patch does not divide the image.
     """
-    old = network.config.encoder if isinstance(network, Classifier) else network.config
+    old = config_of(network)
     new = replace(old, image_size=image_size or old.image_size, patch_size=patch_size or old.patch_size)
     state = network.state_dict()
     for key in ("encoder.pos_embed", "decoder.pos_embed"):
@@ -45,13 +44,14 @@ def resized(
                 state[key] = resize_pred(state[key], new.channels, new.patch_size)
     copy = _build(network, new)
     copy.load_state_dict(state)
-    return copy.eval()
+    copy.eval()
+    return copy
 
 
 def _build(network: Resizable, config: MAEConfig) -> Resizable:
-    if isinstance(network, Classifier):
-        return Classifier(replace(network.config, encoder=config))
-    return type(network)(config)
+    build: Any = type(network)
+    shape = replace(network.config, encoder=config) if isinstance(network, Classifier) else config
+    return build(shape)  # type: ignore[no-any-return]
 
 
 def resize_patch_embed(weight: Tensor, patch_size: int) -> Tensor:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
+from torch import Tensor
 
 from mae.classifier import Classifier, ClassifierConfig, LinearHead, LinearHeadConfig
 from mae.config import MAEConfig
@@ -33,13 +34,18 @@ def save_model(model: Network, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (name,) = (name for name, kind in _FORMATS.items() if isinstance(model, kind))
     weights = folder / (WEIGHTS_FILE + ".tmp")
-    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, weights)
+    save_file(_tensors(model), weights)
     config = folder / (CONFIG_FILE + ".tmp")
     config.write_text(json.dumps({"format": name, "config": asdict(model.config)}, indent=2) + "\n")
     for temporary in (weights, config):
         with temporary.open("rb") as f:
             os.fsync(f.fileno())  # before the rename, or a power cut could leave the name with nothing behind it
         temporary.replace(temporary.with_suffix(""))
+
+
+def weights_bytes(model: Network) -> bytes:
+    """What `save_model` writes as `model.safetensors`."""
+    return save(_tensors(model))
 
 
 def load_model(folder: Path) -> Network:
@@ -73,6 +79,10 @@ def load_mae(folder: Path) -> MaskedAutoencoder:
     if not isinstance(model, MaskedAutoencoder):
         raise ValueError(f"{folder} holds a {type(model).__name__}, not a pre-trained Masked Autoencoder")
     return model
+
+
+def _tensors(model: Network) -> dict[str, Tensor]:
+    return {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
 
 
 def _build(name: str, fields: dict[str, Any]) -> Network:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,12 @@ from torch import Tensor
 
 from mae.classifier import Classifier, ClassifierConfig, Pooling
 from mae.config import MAEConfig
-from mae.model import MaskedAutoencoder, Normalize
-from mae.weights import load_mae, save_model
+from mae.model import Normalize
+from mae.pretrained import Pretrained
+from mae.weights import load_pretrained, save_model
 from training.augment import CropConfig, random_resized_crop
 from training.cli import parse
+from training.convert import resolve_init
 from training.data import Ids, open_data, open_test, require_classes, split_labeled
 from training.device import PrecisionName, autocast, pick_device
 from training.errors import run_command
@@ -40,7 +42,7 @@ class FinetuneConfig(NetworkFlags):
     out: Path
     """The run's folder."""
     init: Path
-    """The run of training.pretrain to start from, or `none`: then the recipe and the model flags choose the network."""
+    """The run of training.pretrain or foreign weights to start from; `none`: the recipe and the flags choose."""
     test: Path | None = None
     """Labeled images that are looked at once, at the end."""
     pooling: Pooling = "mean"
@@ -93,7 +95,8 @@ def finetune(config: FinetuneConfig) -> dict[str, float]:
 
     Raises TrainingError for data or runs that do not fit, and Terminated on SIGTERM.
     """
-    pretrained = None if config.from_scratch else load_mae(config.init)
+    config = replace(config, init=resolve_init(config.init, config.out / "init"))
+    pretrained = None if config.from_scratch else load_pretrained(config.init)
     size = None if pretrained is None else tuple(read_run(config.init, "pretrain")["data"]["pack_size"])
     channels = None if pretrained is None else pretrained.config.channels
     run = Run(config.out, "finetune", asdict(config), resume=config.resume)
@@ -125,9 +128,7 @@ def finetune(config: FinetuneConfig) -> dict[str, float]:
     return metrics
 
 
-def _build_model(
-    config: FinetuneConfig, pretrained: MaskedAutoencoder | None, info: PackInfo, num_classes: int
-) -> Classifier:
+def _build_model(config: FinetuneConfig, pretrained: Pretrained | None, info: PackInfo, num_classes: int) -> Classifier:
     network = recipe_for(config, info).network(info) if pretrained is None else pretrained.config
     model = Classifier(
         ClassifierConfig(encoder=network, num_classes=num_classes, pooling=config.pooling, drop_path=config.drop_path)

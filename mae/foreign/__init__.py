@@ -1,6 +1,6 @@
 """Public weights in and out: FAIR's, timm's and Hugging Face's spelling of a ViT and of a Masked Autoencoder."""
 
-from mae.foreign.files import is_foreign
+from mae.foreign.files import is_foreign, weights_file
 from mae.foreign.hints import Hints
 from mae.foreign.names import SpellingName
 from mae.foreign.read import Foreign, read_foreign
@@ -15,5 +15,6 @@ __all__ = [
     "check_destination",
     "is_foreign",
     "read_foreign",
+    "weights_file",
     "write_foreign",
 ]

@@ -17,6 +17,7 @@ from mae.foreign.hints import Hints
 from mae.foreign.shapes import Foreigner
 from mae.layers import NORM_EPS
 from mae.model import MaskedAutoencoder
+from mae.pretrained import Pretrained, config_of
 
 _MODEL_TYPES = ("vit_mae", "vit")
 # Fields that have one value here: another would compute something else.
@@ -68,7 +69,7 @@ def _hints(config: Mapping[str, Any], folder: Path) -> Hints:
 
 def check_sizes(config: Mapping[str, Any], network: Foreigner) -> None:
     """Raises ValueError where config.json and the weights contradict each other."""
-    own = network.config.encoder if isinstance(network, Classifier) else network.config
+    own = config_of(network)
     for name, field in _SIZES.items():
         if config.get(name, getattr(own, field)) != getattr(own, field):
             raise ValueError(
@@ -79,10 +80,8 @@ def check_sizes(config: Mapping[str, Any], network: Foreigner) -> None:
 
 def documents(network: Foreigner, labels: tuple[str, ...] | None) -> dict[str, dict[str, Any]]:
     """The JSON files beside the weights, by name. Raises ValueError for a network that their classes do not have."""
-    if isinstance(network, Classifier):
-        config, fields = network.config.encoder, _classifier_fields(network, labels)
-    else:
-        config, fields = network.config, _mae_fields(network)
+    config = config_of(network)
+    fields = _classifier_fields(network, labels) if isinstance(network, Classifier) else _mae_fields(network)
     shape = {
         "attention_probs_dropout_prob": 0.0,
         "dtype": "float32",
@@ -101,8 +100,7 @@ def documents(network: Foreigner, labels: tuple[str, ...] | None) -> dict[str, d
     return {CONFIG_FILE: fields | shape, PREPROCESSOR_FILE: _preprocessor(config)}
 
 
-def _mae_fields(network: Foreigner) -> dict[str, Any]:
-    assert not isinstance(network, Classifier)
+def _mae_fields(network: Pretrained) -> dict[str, Any]:
     config = network.config
     if config.image_size[0] != config.image_size[1]:
         raise ValueError(f"Hugging Face's ViTMAE takes square images only, not {config.image_size}; write fair or timm")

@@ -14,7 +14,9 @@ from mae.foreign.hints import Hints
 from mae.foreign.huggingface import check_sizes, read_hints
 from mae.foreign.names import HUGGING_FACE, Spelling, fuse_qkv, split_qkv, translate
 from mae.foreign.shapes import Foreigner, build
+from mae.pretrained import config_of
 
+_CROP, _RESIZE = 224, 256  # pixels
 _SHOWN = 3  # names in an error
 _RAW_IN_NAME = "visualize"  # FAIR's mae_visualize_* files predict raw pixels
 _LEFT_OUT = ("pooler.", "vit.pooler.")  # a layer of transformers' ViTModel that no network here has
@@ -22,13 +24,28 @@ _LEFT_OUT = ("pooler.", "vit.pooler.")  # a layer of transformers' ViTModel that
 
 @dataclass(frozen=True)
 class Foreign:
-    """file: of the weights; spelling: whose names they had; labels: a classifier's; notes: what one should know."""
+    """file: of `path`, with the weights; spelling: whose names they had; notes: what one should know.
 
+    labels: a classifier's, None for other networks.
+    """
+
+    path: Path
     file: Path
     spelling: str
     network: Foreigner
     labels: tuple[str, ...] | None
     notes: tuple[str, ...]
+
+    @property
+    def resize(self) -> tuple[int, int]:
+        """(height, width) in pixels that an image is scaled to before its centre is cut out for the network.
+
+        256 at 224 pixels, as He et al. and most others evaluate, and no margin at other sizes.
+        """
+        height, width = config_of(self.network).image_size
+        if min(height, width) != _CROP:
+            return height, width
+        return height * _RESIZE // _CROP, width * _RESIZE // _CROP
 
 
 def read_foreign(path: Path, flags: Hints | None = None) -> Foreign:
@@ -49,7 +66,7 @@ def read_foreign(path: Path, flags: Hints | None = None) -> Foreign:
         check_sizes(config, network)
     except (AttributeError, TypeError, ValueError) as e:  # the first two where JSON holds what it should not
         raise ValueError(f"{path}: {e}") from e
-    return Foreign(tensors.file, spelling.title, network, _labels(network, hints), notes)
+    return Foreign(path, tensors.file, spelling.title, network, _labels(network, hints), notes)
 
 
 def _network(state: dict[str, Tensor], hints: Hints) -> tuple[Spelling, Foreigner]:

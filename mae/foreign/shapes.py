@@ -16,9 +16,9 @@ from mae.config import MAEConfig
 from mae.foreign.hints import Hints
 from mae.foreign.names import State
 from mae.model import MaskedAutoencoder
-from mae.pretrained import PretrainedEncoder
+from mae.pretrained import Pretrained, PretrainedEncoder
 
-Foreigner = MaskedAutoencoder | PretrainedEncoder | Classifier
+Foreigner = Pretrained | Classifier
 
 # Heads by width: Touvron et al. 2021 (192, 384), Dosovitskiy et al. 2020 (768 to 1280), He et al. 2021 (a decoder's).
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}

@@ -13,13 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mae.classifier import Classifier
 from mae.foreign.hints import Hints
 from mae.foreign.huggingface import documents
 from mae.foreign.names import FAIR, HUGGING_FACE, SpellingName, split_qkv
 from mae.foreign.shapes import Foreigner
 from mae.model import MaskedAutoencoder
-from mae.pretrained import PretrainedEncoder
+from mae.pretrained import PretrainedEncoder, config_of
 
 _PICKLES = (".pth", ".pt", ".bin")
 _SAFETENSORS = ".safetensors"
@@ -39,8 +38,7 @@ def write_foreign(network: Foreigner, out: Path, to: SpellingName, labels: tuple
         _put(out, lambda folder: _write_folder(folder, network, files))
         return
     state = {FAIR.theirs(name): tensor for name, tensor in _state(network, with_decoder=to == "fair").items()}
-    config = network.config.encoder if isinstance(network, Classifier) else network.config
-    own = Hints.of(config, labels).document()
+    own = Hints.of(config_of(network), labels).document()
     if out.suffix == _SAFETENSORS:
         metadata = {"format": "pt", "maeve": json.dumps(own)}
         _put(out, lambda file: save_file(state, file, metadata=metadata))
