@@ -5,7 +5,6 @@ What is converted in is a run's folder like any other: training.finetune, traini
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,16 @@ from bundle.digest import file_sha256
 from bundle.labels import read_labels
 from mae.classifier import Classifier, LinearHead
 from mae.config import Target
-from mae.foreign import Foreigner, Hints, check_destination, is_foreign, read_foreign, weights_file, write_foreign
+from mae.foreign import (
+    Foreigner,
+    Hints,
+    check_destination,
+    is_foreign,
+    read_foreign,
+    weights_file,
+    write_foreign,
+    write_whole,
+)
 from mae.model import MaskedAutoencoder
 from mae.pretrained import PretrainedEncoder, config_of
 from mae.resize import resized
@@ -86,7 +94,8 @@ class _Source:
 def convert(config: ConvertConfig) -> str:
     """Write `config.out`, and say in a few lines what was read and written.
 
-    Raises TrainingError or ValueError for what cannot be read, resized or written so; nothing is then at `out`.
+    Raises TrainingError or ValueError for what cannot be read, resized or written so, and OSError where the disk does
+    not take it; nothing is then at `out`.
     """
     if config.to == "maeve":
         _check_free(config.out)
@@ -100,7 +109,7 @@ def convert(config: ConvertConfig) -> str:
         network = _encoder_of(network)
     notes = list(source.notes)
     if config.to == "maeve":
-        _write_run(config.out, network, source, asdict(config))
+        write_whole(config.out, lambda folder: _write_run(folder, network, source, asdict(config)))
     else:
         write_foreign(network, config.out, config.to, _labels(network, source))
         if config.to == "timm" and isinstance(network, MaskedAutoencoder):
@@ -160,20 +169,7 @@ def _labels(network: Foreigner, source: _Source) -> tuple[str, ...] | None:
     return source.labels if isinstance(network, Classifier) else None
 
 
-def _write_run(out: Path, network: Foreigner, source: _Source, config: Mapping[str, Any]) -> None:
-    """A finished run's folder, made under another name and renamed."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # what an earlier try left
-    try:
-        _fill_run(temporary, network, source, config)
-        temporary.replace(out)  # takes the place of an empty folder, and of nothing else
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _fill_run(folder: Path, network: Foreigner, source: _Source, config: Mapping[str, Any]) -> None:
+def _write_run(folder: Path, network: Foreigner, source: _Source, config: Mapping[str, Any]) -> None:
     save_model(network, folder)
     labels = _labels(network, source)
     if labels is not None:

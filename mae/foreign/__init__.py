@@ -1,6 +1,6 @@
 """Public weights in and out: FAIR's, timm's and Hugging Face's spelling of a ViT and of a Masked Autoencoder."""
 
-from mae.foreign.files import is_foreign, weights_file
+from mae.foreign.files import is_foreign, weights_file, write_whole
 from mae.foreign.hints import Hints
 from mae.foreign.names import SpellingName
 from mae.foreign.read import Foreign, read_foreign
@@ -17,4 +17,5 @@ __all__ = [
     "read_foreign",
     "weights_file",
     "write_foreign",
+    "write_whole",
 ]

@@ -1,10 +1,13 @@
-"""Files of tensors that someone else wrote: opened without running anything that they hold."""
+"""Files of tensors: those that someone else wrote, opened without running anything that they hold, and whole ones."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +64,33 @@ def read_tensors(path: Path) -> Tensors:
     if not state:
         raise ValueError(f"{file} holds no tensors")
     return Tensors(file, {_unwrapped(name): _float32(file, name, value) for name, value in state.items()}, own)
+
+
+def write_whole(out: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a file or a folder under another name beside `out`, then rename it: what has the name is whole.
+
+    Raises OSError, whatever the library below calls it, where the disk does not take it; nothing is then left.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.tmp")
+    _remove(temporary)  # what an earlier try left
+    try:
+        write(temporary)
+        for file in temporary.iterdir() if temporary.is_dir() else [temporary]:
+            with file.open("rb") as f:
+                os.fsync(f.fileno())
+        temporary.replace(out)
+    except (OSError, RuntimeError, SafetensorError) as e:  # torch.save's and save_file's own
+        raise OSError(f"{out} could not be written: {e}") from e
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mae.foreign.files import write_whole
 from mae.foreign.hints import Hints
 from mae.foreign.huggingface import documents
 from mae.foreign.names import FAIR, HUGGING_FACE, SpellingName, split_qkv
@@ -30,21 +29,22 @@ def write_foreign(network: Foreigner, out: Path, to: SpellingName, labels: tuple
 
     timm has no decoder, so a MaskedAutoencoder's is left out. Beside FAIR's and timm's tensors lies, under `maeve`,
     what their shapes do not say (heads, target, mean, std, labels); other readers pass it by. Raises ValueError where
-    something lies at `out`, for a name that does not fit, and for a network that the spelling has no place for.
+    something lies at `out`, for a name that does not fit, and for a network that the spelling has no place for; OSError
+    where the disk does not take it.
     """
     check_destination(out, to)
     if to == "hf":
         files = documents(network, labels)
-        _put(out, lambda folder: _write_folder(folder, network, files))
+        write_whole(out, lambda folder: _write_folder(folder, network, files))
         return
     state = {FAIR.theirs(name): tensor for name, tensor in _state(network, with_decoder=to == "fair").items()}
     own = Hints.of(config_of(network), labels).document()
     if out.suffix == _SAFETENSORS:
         metadata = {"format": "pt", "maeve": json.dumps(own)}
-        _put(out, lambda file: save_file(state, file, metadata=metadata))
+        write_whole(out, lambda file: save_file(state, file, metadata=metadata))
     else:
         container = "model" if to == "fair" else "state_dict"
-        _put(out, lambda file: torch.save({container: state, "maeve": own}, file))
+        write_whole(out, lambda file: torch.save({container: state, "maeve": own}, file))
 
 
 def check_destination(out: Path, to: SpellingName) -> None:
@@ -74,26 +74,3 @@ def _state(network: Foreigner, *, with_decoder: bool) -> dict[str, Tensor]:
     if isinstance(network, MaskedAutoencoder) and not with_decoder:
         return {name: tensor for name, tensor in state.items() if not name.startswith("decoder.")}
     return state
-
-
-def _put(out: Path, write: Callable[[Path], None]) -> None:
-    """Under a temporary name beside it, to the disk, then renamed: what has the name is whole."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
-    _remove(temporary)  # what an earlier try left
-    try:
-        write(temporary)
-        for file in temporary.iterdir() if temporary.is_dir() else [temporary]:
-            with file.open("rb") as f:
-                os.fsync(f.fileno())
-        temporary.replace(out)
-    except BaseException:
-        _remove(temporary)
-        raise
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -91,7 +91,8 @@ def test_hugging_face_s_three_spellings_are_one() -> None:
     }  # fmt: skip
     modules = {
         "vit.layers.11.attention.q_proj", "vit.layers.11.attention.o_proj", "vit.layers.11.mlp.fc2",
-        "vit.layers.11.layernorm_after", "decoder.decoder_layers.7.attention.v_proj", "decoder.decoder_layers.7.mlp.fc1",
+        "vit.layers.11.layernorm_after", "decoder.decoder_layers.7.attention.v_proj",
+        "decoder.decoder_layers.7.mlp.fc1",
     }  # fmt: skip
     saved = {name.replace("decoder_layers", "decoder_encoder.layer") for name in hub}
     bare = {name.removeprefix("vit.") for name in hub}

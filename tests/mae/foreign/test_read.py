@@ -24,7 +24,6 @@ from tests.mae.foreign.spelled import decoder_shapes, encoder_shapes, filled, he
 HEADS = Hints(heads=3, decoder_heads=2)
 ENCODER = filled(encoder_shapes(24, 2, 4, 9))
 FULL = ENCODER | filled(decoder_shapes(24, 16, 1, 4, 9))
-SCALE = {"mean": (0.5,), "std": (0.25,)}
 
 
 def saved(folder: Path, document: Any, name: str = "weights.pth") -> Path:
@@ -61,7 +60,7 @@ def test_a_full_checkpoint_without_its_optimizer(tmp_path: Path) -> None:
     assert isinstance(network, MaskedAutoencoder)
     assert same_encoder(network, FULL)
     assert torch.equal(network.decoder.pos_embed, FULL["decoder_pos_embed"])
-    assert torch.equal(network.decoder.blocks[0].mlp.fc1.weight, FULL["decoder_blocks.0.mlp.fc1.weight"])
+    assert torch.equal(network.state_dict()["decoder.blocks.0.mlp.fc1.weight"], FULL["decoder_blocks.0.mlp.fc1.weight"])
     assert (network.config.decoder_dim, network.config.decoder_depth, network.config.decoder_heads) == (16, 1, 2)
     assert network.config.target == "normalized"
 
@@ -119,7 +118,7 @@ def test_other_channels_than_three_want_their_scale(tmp_path: Path) -> None:
     path = saved(tmp_path, filled(encoder_shapes(24, 1, 4, 9, channels=1)))
     with pytest.raises(ValueError, match="scale of 1 channels is not known; say --mean and --std"):
         read_foreign(path, HEADS)
-    config = config_of(read_foreign(path, Hints(heads=3, **SCALE)).network)
+    config = config_of(read_foreign(path, Hints(heads=3, mean=(0.5,), std=(0.25,))).network)
     assert (config.channels, config.mean, config.std) == (1, (0.5,), (0.25,))
 
 
@@ -172,7 +171,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "a tensor": (torch.zeros(2), "holds a Tensor, not tensors by name"),
     "a list": ([1], "holds a list, not tensors by name"),
     "a number among them": ({**ENCODER, "epoch": 3}, "holds something of type int under 'epoch'"),
-    "integers": ({**ENCODER, "cls_token": torch.zeros(1, 1, 24, dtype=torch.long)}, "holds torch.int64 values under 'cls_"),
+    "integers": ({**ENCODER, "norm.bias": torch.zeros(24).long()}, "holds torch.int64 values under 'norm.bias'"),
     "a name too many": (
         {**ENCODER, "blocks.0.ls1.gamma": torch.zeros(24)},
         "most like FAIR's and timm's; unknown: blocks.0.ls1.gamma",
