@@ -192,16 +192,18 @@ def _check_free(out: Path) -> None:
 
 def _summary(config: ConvertConfig, source: _Source, network: Foreigner) -> str:
     own = config_of(network)
-    (height, width), parameters = own.image_size, sum(p.numel() for p in network.parameters())
+    is_mae = isinstance(network, MaskedAutoencoder) and config.to != "timm"
+    tensors = network.parameters() if is_mae or isinstance(network, Classifier) else network.encoder.parameters()
+    (height, width), parameters = own.image_size, sum(p.numel() for p in tensors)
     kind = "encoder"
-    if isinstance(network, MaskedAutoencoder) and config.to != "timm":
+    if is_mae:
         kind = f"Masked Autoencoder, decoder {own.decoder_dim} x {own.decoder_depth}, {own.target} pixels"
     if isinstance(network, Classifier):
         kind = f"classifier of {network.config.num_classes}, {network.config.pooling} pooling"
     return (
-        f"{config.source}: {source.spelling}, {parameters:,} parameters\n"
+        f"{config.source}: {source.spelling}\n"
         f"{config.out}: {config.to}, {kind}; {own.dim} x {own.depth}, {own.heads} heads, images of {height}x{width}, "
-        f"patches of {own.patch_size}"
+        f"patches of {own.patch_size}, {parameters:,} parameters"
     )
 
 

@@ -130,18 +130,20 @@ def test_encoder_only_leaves_decoder_and_head(place: dict[str, Path], tmp_path: 
 
 
 def test_what_the_command_says(place: dict[str, Path], tmp_path: Path, command: Command) -> None:
-    parameters = sum(p.numel() for p in load_mae(place["run"]).parameters())
+    before = load_mae(place["run"])
+    counts = (sum(p.numel() for p in m.parameters()) for m in (before, before.encoder))
+    whole, part = (f"{count:,} parameters" for count in counts)
     network = "192 x 1, 3 heads, images of 32x32, patches of 8"
     outcome = command("training.convert", place["full"], "--out", tmp_path / "run")
     assert (outcome.status, outcome.err) == (0, "")
     assert outcome.out.splitlines() == [
-        f"{place['full']}: FAIR's and timm's names, {parameters:,} parameters",
-        f"{tmp_path / 'run'}: maeve, Masked Autoencoder, decoder 32 x 1, normalized pixels; {network}",
+        f"{place['full']}: FAIR's and timm's names",
+        f"{tmp_path / 'run'}: maeve, Masked Autoencoder, decoder 32 x 1, normalized pixels; {network}, {whole}",
     ]
     outcome = command("training.convert", place["run"], "--out", tmp_path / "t.bin", "--to", "timm")
-    assert outcome.out.splitlines()[0].startswith(f"{place['run']}: a pretrain run, ")
+    assert outcome.out.splitlines()[0].startswith(f"{place['run']}: a pretrain run")
     assert outcome.out.splitlines()[1:] == [
-        f"{tmp_path / 't.bin'}: timm, encoder; {network}",
+        f"{tmp_path / 't.bin'}: timm, encoder; {network}, {part}",
         "note: timm has no decoder; the encoder alone was written",
     ]
 
