@@ -95,11 +95,11 @@ def finetune(config: FinetuneConfig) -> dict[str, float]:
 
     Raises TrainingError for data or runs that do not fit, and Terminated on SIGTERM.
     """
+    run = Run(config.out, "finetune", asdict(config), resume=config.resume)
     config = replace(config, init=resolve_init(config.init, config.out / "init"))
     pretrained = None if config.from_scratch else load_pretrained(config.init)
     size = None if pretrained is None else tuple(read_run(config.init, "pretrain")["data"]["pack_size"])
     channels = None if pretrained is None else pretrained.config.channels
-    run = Run(config.out, "finetune", asdict(config), resume=config.resume)
     device = pick_device(config.device)
     packed = open_data(config.data, config.out / "pack", size=size, channels=channels)
     classes = require_classes(packed)

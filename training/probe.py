@@ -62,10 +62,10 @@ class ProbeConfig:
 
 def probe(config: ProbeConfig) -> dict[str, float]:
     """Fit, evaluate on validation and, once, on the test set; returns the metrics that run.json keeps."""
+    run = Run(config.out, "probe", asdict(config), resume=False)
     config = replace(config, init=resolve_init(config.init, config.out / "init"))
     pretrained = read_run(config.init, "pretrain")
     model = load_pretrained(config.init)
-    run = Run(config.out, "probe", asdict(config), resume=False)
     device = pick_device(config.device)
     model.to(device)
     size = tuple(pretrained["data"]["pack_size"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,13 @@ from bundle.store import Bundle
 from export.errors import ExportError
 from export.pipeline import ExportConfig, export_run
 from export.runs import read_classifier, read_pretrained
-from mae.classifier import Classifier
+from mae.classifier import Classifier, LinearHead, LinearHeadConfig
 from mae.foreign import write_foreign
 from mae.model import MaskedAutoencoder
 from mae.pretrained import PretrainedEncoder
 from mae.weights import load_mae, load_model, save_model
 from runtime.onnx import OnnxRuntime
-from tests.conftest import LABELS, TinyRuns
+from tests.conftest import LABELS, TinyRuns, write_run
 
 
 @pytest.fixture
@@ -62,14 +63,19 @@ def test_a_whole_file_brings_its_decoder(tiny_runs: TinyRuns, tmp_path: Path) ->
 
 
 def test_a_probe_fits_the_file_that_it_was_fitted_to(encoder: Path, tmp_path: Path) -> None:
-    """The probe names the weights of the folder that the file was converted to; the file alone must answer to that."""
+    """A probe names the weights of the folder that the file was converted to; the file alone must answer to that."""
     run = read_pretrained(encoder)
     assert isinstance(run.model, PretrainedEncoder)
     save_model(run.model, tmp_path / "init")
-    other = PretrainedEncoder(run.model.config)
-    write_foreign(other, tmp_path / "other.safetensors", "timm")
-    assert run.weights_sha256 == file_sha256(tmp_path / "init" / "model.safetensors")
-    assert read_pretrained(tmp_path / "other.safetensors").weights_sha256 != run.weights_sha256
+    head = LinearHead(LinearHeadConfig(inputs=("cls",), dim=32, num_classes=len(LABELS)))
+    probe = write_run(tmp_path / "probe", "probe", head, {})
+    document = json.loads((probe / "run.json").read_text())
+    document["init_sha256"] = file_sha256(tmp_path / "init" / "model.safetensors")
+    (probe / "run.json").write_text(json.dumps(document))
+    assert read_classifier(probe, run).labels == LABELS
+    write_foreign(PretrainedEncoder(run.model.config), tmp_path / "other.safetensors", "timm")
+    with pytest.raises(ExportError, match="probe is a head for another encoder"):
+        read_classifier(probe, read_pretrained(tmp_path / "other.safetensors"))
 
 
 def test_a_public_classifier_brings_its_labels(encoder: Path, tiny_runs: TinyRuns, tmp_path: Path) -> None:

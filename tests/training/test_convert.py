@@ -221,10 +221,27 @@ def test_a_resumed_fine_tune_finds_what_it_converted(
     written = (tmp_path / "run" / "init" / "model.safetensors").stat().st_mtime_ns
     assert finetune(FinetuneConfig(init=place["full"], **again)) == first
     assert (tmp_path / "run" / "init" / "model.safetensors").stat().st_mtime_ns == written
-    with pytest.raises(
-        TrainingError, match=r"init was converted from .*full.pth, not .*hub; remove it to convert again"
-    ):
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["init"] == str(place["full"])
+    with pytest.raises(TrainingError, match=r"--resume with another --init: it was .*full.pth"):
         finetune(FinetuneConfig(init=place["hub"], **again))
+
+
+def test_a_folder_converted_from_another_file_is_not_taken_for_this_one(place: dict[str, Path], tmp_path: Path) -> None:
+    assert resolve_init(place["full"], tmp_path / "init") == tmp_path / "init"
+    assert resolve_init(place["full"], tmp_path / "init") == tmp_path / "init"
+    with pytest.raises(TrainingError, match=r"converted from .*full.pth, not .*hub; remove it to convert again"):
+        resolve_init(place["hub"], tmp_path / "init")
+
+
+def test_a_folder_that_is_taken_is_refused_before_anything_is_converted(
+    place: dict[str, Path], packed: PackedDataset
+) -> None:
+    before = sorted(place["cls"].iterdir())
+    with pytest.raises(TrainingError, match="holds a run already"):
+        finetune(FinetuneConfig(data=packed.folder, init=place["full"], out=place["cls"], **QUICK))
+    with pytest.raises(TrainingError, match="holds a run already"):
+        probe(ProbeConfig(data=packed.folder, init=place["full"], out=place["cls"]))
+    assert sorted(place["cls"].iterdir()) == before
 
 
 def test_a_file_that_needs_a_flag_says_so(place: dict[str, Path], packed: PackedDataset, tmp_path: Path) -> None:
