@@ -53,8 +53,8 @@ def main() -> None:
         f"--epochs {args.pretrain_epochs} --batch-size 128 --blr 2e-3 {seed}",
     )
     few = (
-        f"--finetune-recipe plain --label-fraction 0.1 --epochs {args.finetune_epochs} --batch-size 64 --blr 4e-3 {seed} "
-        f"--data {data} --test {test}"
+        f"--finetune-recipe plain --label-fraction 0.1 --epochs {args.finetune_epochs} --batch-size 64 "
+        f"--blr 4e-3 {seed} --data {data} --test {test}"
     )
     # From scratch there are no lower layers to spare: layer decay 1.
     starts = {

@@ -6,7 +6,6 @@ Letters: N images, C channels, H x W pixels, P patch side, L patches, K patches 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -186,15 +185,6 @@ class MaskedAutoencoder(nn.Module):
         per_patch = (error.square() if self.config.loss == "mse" else error.abs()).mean(dim=-1)  # [N, L]
         weights = torch.where(mask.any(), mask, torch.ones_like(mask))
         return (per_patch * weights).sum() / weights.sum()
-
-    def resized(self, image_size: tuple[int, int]) -> MaskedAutoencoder:
-        """The same weights for another image size: both position tables interpolated in 2-D."""
-        model = MaskedAutoencoder(replace(self.config, image_size=image_size))
-        state = self.state_dict()
-        for key in ("encoder.pos_embed", "decoder.pos_embed"):
-            state[key] = interpolate(state[key], self.config.grid, model.config.grid)
-        model.load_state_dict(state)
-        return model
 
 
 class Normalize(nn.Module):

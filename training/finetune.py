@@ -15,9 +15,10 @@ from torch import Tensor
 from mae.classifier import Classifier, ClassifierConfig, Pooling
 from mae.config import MAEConfig
 from mae.model import Normalize
-from mae.weights import load_mae, save_model
+from mae.weights import load_pretrained, save_model
 from training.cli import parse
 from training.compute import ComputeFlags, global_batch
+from training.convert import resolve_init
 from training.data import Ids, open_data, open_test, require_classes, split_labeled
 from training.device import autocast, precision_of
 from training.distributed import World, distribute, is_main_process, join
@@ -46,7 +47,7 @@ class FinetuneConfig(NetworkFlags, FinetuneFlags, ComputeFlags):
     out: Path
     """The run's folder."""
     init: Path
-    """The run of training.pretrain to start from, or `none`: then the recipe and the model flags choose the network."""
+    """The run of training.pretrain or foreign weights to start from; `none`: the recipe and the flags choose."""
     test: Path | None = None
     """Labeled images that are looked at once, at the end."""
     pooling: Pooling = "mean"
@@ -78,9 +79,9 @@ def finetune(config: FinetuneConfig) -> dict[str, float]:
     Raises TrainingError for data or runs that do not fit, and Terminated on SIGTERM.
     """
     with join(config.device) as world:
-        start = None if config.from_scratch else _pretrained(config)
         run = Run(config.out, "finetune", asdict(config), resume=config.resume, writes=world.is_main)
         with world.main_first():
+            start = None if config.from_scratch else _pretrained(config)
             packed, classes, test = _open(config, start)
         train_ids, val_ids = split_labeled(packed, config.label_fraction, config.val_fraction, config.seed)
         network = recipe_for(config, packed.info).network(packed.info) if start is None else start.network
@@ -128,9 +129,13 @@ class _Start(NamedTuple):
 
 
 def _pretrained(config: FinetuneConfig) -> _Start:
-    """What --init names. Raises FileNotFoundError, ValueError or TrainingError where it is no pre-training run."""
-    model = load_mae(config.init)
-    height, width = read_run(config.init, "pretrain")["data"]["pack_size"]
+    """What --init names, converted first where it is a foreign file.
+
+    Raises FileNotFoundError, ValueError or TrainingError where it is no pre-training run.
+    """
+    folder = resolve_init(config.init, config.out / "init")
+    model = load_pretrained(folder)
+    height, width = read_run(folder, "pretrain")["data"]["pack_size"]
     return _Start(model.config, model.encoder.state_dict(), (height, width))
 
 

@@ -12,6 +12,7 @@ from mae.config import MAEConfig
 from mae.layers import attend
 from mae.masking import Masking, random_masking
 from mae.model import MaskedAutoencoder
+from mae.resize import resized
 
 
 @pytest.mark.parametrize("tokens", [2, 17, 65])
@@ -78,6 +79,6 @@ def test_another_image_size_than_the_configs_is_what_resized_would_compute() -> 
     model, _, _ = tiny()
     images, masking = torch.randn(2, 3, 24, 32), random_masking(torch.rand(2, 48), 12)
     with torch.inference_mode():
-        direct, resized = model(images, masking), model.resized((24, 32))(images, masking)
-    assert torch.equal(direct.pred, resized.pred)
-    assert torch.equal(direct.loss, resized.loss)
+        direct, larger = model(images, masking), resized(model, image_size=(24, 32))(images, masking)
+    assert torch.equal(direct.pred, larger.pred)
+    assert torch.equal(direct.loss, larger.loss)

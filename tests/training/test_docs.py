@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from training.convert import ConvertConfig
 from training.finetune import FinetuneConfig
 from training.finetune_recipes import FINETUNE_RECIPES
 from training.pack import PackConfig
@@ -16,16 +17,24 @@ from training.pretrain import PretrainConfig
 from training.probe import ProbeConfig
 from training.recipes import RECIPES
 
-PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE, WEIGHTS_PAGE = (DOCS / "training.md").read_text(), (DOCS / "weights.md").read_text()
 
 
 @pytest.mark.parametrize(
     ("command", "config"),
-    [("pack", PackConfig), ("pretrain", PretrainConfig), ("finetune", FinetuneConfig), ("probe", ProbeConfig)],
+    [
+        ("pack", PackConfig),
+        ("pretrain", PretrainConfig),
+        ("finetune", FinetuneConfig),
+        ("probe", ProbeConfig),
+        ("convert", ConvertConfig),
+    ],
 )
 def test_every_flag_is_in_its_command_s_table(command: str, config: Any) -> None:
     table = PAGE.split(f"| flag of {command} |")[1].split("\n\n")[0]
-    missing = [f.name for f in fields(config) if f"`--{f.name.replace('_', '-')}`" not in table]
+    names = ["`IN`" if f.name == "source" else f"`--{f.name.replace('_', '-')}`" for f in fields(config)]
+    missing = [name for name in names if name not in table]
     assert not missing
 
 
@@ -42,7 +51,7 @@ def test_the_recipes_are_those_of_the_code() -> None:
 
 
 def test_the_finetuning_recipes_are_those_of_the_code() -> None:
-    section = PAGE.split("## Fine-tuning")[1]
+    section = PAGE.split("## Fine-tuning")[1].split("\n## ")[0]
     rows = {
         line.split("`")[1]: line for line in section.splitlines() if line.startswith("| `") and "`--" not in line[:5]
     }
@@ -66,7 +75,9 @@ def rate(value: float) -> str:
 
 def test_the_page_knows_no_flag_that_the_code_has_not() -> None:
     known = {
-        f.name.replace("_", "-") for c in (PackConfig, PretrainConfig, FinetuneConfig, ProbeConfig) for f in fields(c)
+        f.name.replace("_", "-")
+        for c in (PackConfig, PretrainConfig, FinetuneConfig, ProbeConfig, ConvertConfig)
+        for f in fields(c)
     }
-    named = set(re.findall(r"`--([a-z-]+)", PAGE))
+    named = set(re.findall(r"`--([a-z-]+)", PAGE + WEIGHTS_PAGE))
     assert named <= known | {"classifier"}
