@@ -7,6 +7,7 @@ Of several processes each runs this loop; they meet once per step to agree on wh
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,11 @@ from training.run import Run
 
 LOG_EVERY_S = 5.0
 NON_FINITE_FILE = "non-finite.npz"
+_MUCH_WAITING = 0.1  # of the time of a run
+_WAITING_ADVICE = (
+    "pack it once with training.pack onto a local disk, give the process more cores, or let it live on the GPU "
+    "(--feed resident)"
+)
 _ADVICE = "start over in another --out with a lower --blr or a longer --warmup-epochs"
 
 
@@ -115,6 +121,8 @@ def train(
             if stopping:
                 raise Terminated(f"stopped at step {done}; the state is saved, go on with --resume")
     _save(run, parts, schedule.total_steps)
+    if world.is_main and meter.waited_share() > _MUCH_WAITING:
+        print(f"{meter.waited_share():.0%} of the time was spent waiting for data: {_WAITING_ADVICE}", file=sys.stderr)
 
 
 def _step(parts: Parts, config: LoopConfig, step: int, loss_of: Callable[[int, int], Tensor]) -> Tensor:
@@ -136,7 +144,13 @@ class _Meter:
 
     def __init__(self, step: int, feed: Feed | None) -> None:
         self._feed = feed
+        self._began, self._waited_before_s = time.monotonic(), feed.waited_s if feed else 0.0
         self.reset(step)
+
+    def waited_share(self) -> float:
+        """Of the time since the run began or went on."""
+        waited_s = self._feed.waited_s - self._waited_before_s if self._feed else 0.0
+        return waited_s / max(time.monotonic() - self._began, 1e-9)
 
     def reset(self, step: int) -> None:
         self.since, self.step, self.losses = time.monotonic(), step, list[Tensor]()
