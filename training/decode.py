@@ -124,7 +124,10 @@ class Decoded:
 
 
 def decoded(source: Source, decoder: Decoder, start: Position, workers: int | None = None) -> Iterator[Decoded]:
-    """Everything from `start` on, in order; memory is bounded by a few batches for each worker."""
+    """Everything from `start` on, in order; memory is bounded by a few batches for each worker.
+
+    Raises TrainingError where the source does, after what it gave before that.
+    """
 
     def work(samples: list[Sample], end: Position) -> Decoded:
         images, labels, corrupt = [], [], []
@@ -139,13 +142,22 @@ def decoded(source: Source, decoder: Decoder, start: Position, workers: int | No
 
     workers = workers or num_cores()
     with ThreadPoolExecutor(workers, "decode") as pool, closing(_read_ahead(source, start)) as batches:
-        pending = deque[Future[Decoded]]()
-        for samples, end in batches:
+        pending, failure = deque[Future[Decoded]](), None
+        while True:
+            try:
+                samples, end = next(batches)
+            except StopIteration:
+                break
+            except TrainingError as e:
+                failure = e  # raised once everything before it is handed out
+                break
             pending.append(pool.submit(work, samples, end))
             if len(pending) >= 2 * workers:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+        if failure is not None:
+            raise failure
 
 
 def num_cores() -> int:

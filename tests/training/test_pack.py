@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +11,6 @@ from PIL import Image
 
 from bundle.manifest import Preprocess
 from bundle.preprocess import preprocess
-from training import pack as pack_module
 from training.errors import TrainingError
 from training.pack import pack
 from training.packed import CORRUPT_FILE, LABELS_FILE, NO_LABEL, PACK_FILE, PackedDataset
@@ -104,7 +100,7 @@ def test_the_size_follows_the_images(side: int, size: int, tmp_path: Path) -> No
 def test_images_come_back_from_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = noise(tmp_path / "photos", 7, (8, 8))
     whole = pack(folder, tmp_path / "whole", size=(8, 8))
-    monkeypatch.setattr(pack_module, "_SHARD_BYTES", 3 * 8 * 8 * 3 + 1)
+    monkeypatch.setattr("training.shards._SHARD_BYTES", 3 * 8 * 8 * 3 + 1)
     sharded = pack(folder, tmp_path / "sharded", size=(8, 8))
     assert list(whole.info.shards.values()) == [7]
     assert list(sharded.info.shards.values()) == [3, 3, 1]
@@ -114,15 +110,15 @@ def test_images_come_back_from_several_shards(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_last_shard_may_be_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack_module, "_SHARD_BYTES", 3 * 8 * 8 * 3)
+    monkeypatch.setattr("training.shards._SHARD_BYTES", 3 * 8 * 8 * 3)
     packed = pack(noise(tmp_path / "photos", 6, (8, 8)), tmp_path / "out", size=(8, 8))
     assert list(packed.info.shards.values()) == [3, 3]
 
 
 def test_more_images_than_are_in_flight_keep_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack_module, "_CHUNK", 4)
-    folder = noise(tmp_path / "photos", 10, (8, 8))
-    pixels = everything(pack(folder, tmp_path / "out", size=(8, 8)))
+    monkeypatch.setattr("training.decode._BATCH", 2)
+    folder = noise(tmp_path / "photos", 30, (8, 8))
+    pixels = everything(pack(folder, tmp_path / "out", size=(8, 8), workers=3))
     for image, file in zip(pixels, sorted(folder.iterdir()), strict=True):
         assert np.array_equal(image, np.asarray(Image.open(file)))
 
@@ -142,27 +138,6 @@ def test_a_source_without_a_readable_image_is_refused(size: tuple[int, int] | No
     with pytest.raises(TrainingError, match="could be read"):
         pack(tmp_path / "broken", tmp_path / "out", size=size)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_killed_pack_leaves_nothing_that_opens_and_the_next_one_succeeds(tmp_path: Path) -> None:
-    """Killed without a chance to tidy up, after the first shards were written."""
-    folder, out = noise(tmp_path / "photos", 6, (8, 8)), tmp_path / "out"
-    script = (
-        "import os, signal, sys, pathlib, numpy as np, training.pack as p\n"
-        "p._SHARD_BYTES, save = 400, np.save\n"
-        "def killed(path, array):\n"
-        "    save(path, array)\n"
-        "    if path.name == 'pixels-00001.npy': os.kill(os.getpid(), signal.SIGKILL)\n"
-        "np.save = killed\n"
-        "p.pack(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), size=(8, 8))\n"
-    )
-    assert subprocess.run([sys.executable, "-c", script, folder, out], check=False).returncode == -signal.SIGKILL
-    assert not out.exists()
-    assert [path.name for path in tmp_path.glob("out*")] == ["out.partial"]
-    with pytest.raises(TrainingError, match="is not a packed data set"):
-        PackedDataset(tmp_path / "out.partial")
-    assert len(pack(folder, out, size=(8, 8))) == 6
-    assert not (tmp_path / "out.partial").exists()
 
 
 @pytest.mark.parametrize(

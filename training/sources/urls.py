@@ -12,7 +12,8 @@ from typing import Any, BinaryIO, cast
 
 from training.errors import TrainingError
 
-_FOLDED_URL = re.compile(r"^([A-Za-z][\w+.-]+):/(?!/)")  # two letters at least: C:/ is a drive
+# Two letters at least, since C:/ is a drive; and not what names a data set in a folder.
+_FOLDED_URL = re.compile(r"^(?!cifar:|stl10:)([A-Za-z][\w+.-]+):/(?!/)")
 _WEB = ("http://", "https://")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"^(\d+)\.\.(\d+)$")
@@ -20,7 +21,7 @@ _RANGE = re.compile(r"^(\d+)\.\.(\d+)$")
 
 def location(data: str | Path) -> str:
     """What --data names, as text. A Path has folded the two slashes of a URL into one; they are put back."""
-    return _FOLDED_URL.sub(r"\1://", str(data))
+    return _FOLDED_URL.sub(r"\1://", str(data)) if isinstance(data, Path) else data
 
 
 def is_url(path: str) -> bool:
@@ -70,15 +71,6 @@ def list_folder(path: str, suffixes: tuple[str, ...]) -> tuple[str, ...]:
     if not is_url(path):
         return tuple(sorted(str(p) for p in Path(path).iterdir() if p.name.lower().endswith(suffixes) and p.is_file()))
     return tuple(p for p in _matches(path.rstrip("/") + "/*") if p.lower().endswith(suffixes))
-
-
-def file_size(path: str) -> int | None:
-    """Bytes; None where the other side does not say."""
-    with _translated(path):
-        if not is_url(path):
-            return Path(path).stat().st_size
-        size = _file_system(path).size(path)
-        return None if size is None else int(size)
 
 
 def _has_magic(path: str) -> bool:
