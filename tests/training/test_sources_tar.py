@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.registry import known_implementations
 
 from training.errors import TrainingError
 from training.pack import pack
@@ -210,6 +211,6 @@ def test_a_place_that_cannot_be_read_is_one_line(data: str, message: str) -> Non
 
 
 def test_a_missing_driver_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(fsspec.registry.known_implementations, "s3", {"class": "not_there.S3", "err": "Install s3fs"})
+    monkeypatch.setitem(known_implementations, "s3", {"class": "not_there.S3", "err": "Install s3fs"})
     with pytest.raises(TrainingError, match=r"s3://bucket/a.tar: Install s3fs"):
         list(open_source("s3://bucket/a.tar"))
