@@ -93,6 +93,8 @@ def _pack(source: Source, decoder: Decoder, writer: ShardWriter, workers: int | 
             steps = part.end.chunk - chunk if total is None else len(part.labels) + len(part.corrupt)
             _show(bar, steps, rate, writer.progress.num_images if total is None else None)
             chunk = part.end.chunk
+        if total is None:
+            bar.advance(len(source.lengths) - chunk)
 
 
 def _show(bar: Bar, steps: int, rate: float, num_images: int | None) -> None:

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import time
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from io import FileIO
 from pathlib import Path
@@ -79,27 +80,26 @@ class ShardWriter:
         self._image_bytes = plan.size[0] * plan.size[1] * plan.channels
         self._saved = time.monotonic()
         self._shard: FileIO | None = None
+        self._disk_failed = False
 
     def __enter__(self) -> Self:
         p = self.progress
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._labels = _open_cut(self.folder / _RAW_LABELS_FILE, 8 * p.num_images)
-            self._corrupt = _open_cut(self.folder / CORRUPT_FILE, p.corrupt_bytes)
-            if p.num_images % self.plan.shard_images:
-                self._shard = self._open_shard(p.num_images)
-        except OSError as e:
-            raise self._not_written(e) from e
+        with ExitStack() as files:  # closes what is open already if another one cannot be opened
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._labels = files.enter_context(_open_cut(self.folder / _RAW_LABELS_FILE, 8 * p.num_images))
+                self._corrupt = files.enter_context(_open_cut(self.folder / CORRUPT_FILE, p.corrupt_bytes))
+                if p.num_images % self.plan.shard_images:
+                    self._shard = self._open_shard(p.num_images)
+            except OSError as e:
+                raise self._not_written(e) from e
+            self._files = files.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        try:
-            if kind is None or not isinstance(error, TrainingError) or not isinstance(error.__cause__, OSError):
+    def __exit__(self, *_: object) -> None:
+        with self._files, self._shard or nullcontext():
+            if not self._disk_failed:
                 self.save()
-        finally:
-            for file in (self._labels, self._corrupt, self._shard):
-                if file is not None:
-                    file.close()
 
     def add(self, part: Decoded) -> None:
         """In the order of the source; saved every few seconds."""
@@ -244,6 +244,7 @@ class ShardWriter:
         return progress
 
     def _not_written(self, e: OSError) -> TrainingError:
+        self._disk_failed = True
         return TrainingError(
             f"{self.folder} could not be written: {e.strerror or e}; make room, and the same command goes on from there"
         )

@@ -88,7 +88,7 @@ def open_stream(
         size = size or choose_recipe(median_side(source)).pack_size
         index = _make_index(source, location(data), Decoder(source, size, channels or default_channels(source)))
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / STREAM_FILE, (json.dumps(asdict(index), indent=2) + "\n").encode())
+        write_atomic(folder / STREAM_FILE, json.dumps(asdict(index)).encode())
     _refuse_another(index, source, size, channels, folder)
     return StreamingDataset(
         source, index, folder / CORRUPT_FILE, seed=seed, rank=rank, world_size=world_size, window=window,

@@ -28,13 +28,13 @@ class Numbered(Source):
     name, channels = "numbers", 2
 
     def __init__(self, *lengths: int) -> None:
-        self.lengths = lengths
+        self.lengths = self.counts = lengths
         self.reading = 0
 
     def read(self, chunk: int) -> Iterator[Sample]:
         self.reading += 1
-        start = sum(self.lengths[:chunk])
-        for i in range(start, start + self.lengths[chunk]):
+        start = sum(self.counts[:chunk])
+        for i in range(start, start + self.counts[chunk]):
             broken = InvalidInput(f"no {i}")
             yield Sample(str(i), broken if i % 7 == 6 else np.full((*SIZE, 2), i, np.uint8), i)
 

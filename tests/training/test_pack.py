@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 
 from bundle.manifest import Preprocess
 from bundle.preprocess import preprocess
+from training.data import open_data
 from training.errors import TrainingError
 from training.pack import pack
 from training.packed import CORRUPT_FILE, LABELS_FILE, NO_LABEL, PACK_FILE, PackedDataset
@@ -138,6 +141,49 @@ def test_a_source_without_a_readable_image_is_refused(size: tuple[int, int] | No
     with pytest.raises(TrainingError, match="could be read"):
         pack(tmp_path / "broken", tmp_path / "out", size=size)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_same_place_is_spelled_in_many_ways(photos: Path, tmp_path: Path) -> None:
+    first = open_data(f"{photos}/", tmp_path / "cache")
+    assert first.info.source == str(photos)
+    assert open_data(photos, tmp_path / "cache").folder == first.folder
+    assert open_data(f"{photos.parent}/./{photos.name}//", tmp_path / "cache").folder == first.folder
+
+
+def test_the_flags_reach_the_pack(tmp_path: Path, command: Callable[..., Any]) -> None:
+    (tmp_path / "tiles").mkdir()
+    np.save(tmp_path / "tiles" / "a.npy", np.full((8, 8, 6), 1500, np.int16))
+    arguments = ["--data", tmp_path / "tiles", "--out", tmp_path / "out", "--size", 8, "--workers", 1]
+    assert "say with python -m training.pack --npy-range LOW HIGH" in command("training.pack", *arguments).err
+    outcome = command("training.pack", *arguments, "--npy-range", 1000, 2000)
+    assert (outcome.status, outcome.out) == (0, f"{tmp_path / 'out'}: 1 images of 8x8, 0 unreadable\n")
+    assert everything(PackedDataset(tmp_path / "out")).tolist() == np.full((1, 8, 8, 6), 128).tolist()  # from 127.5
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--npy-range", "2", "1"], "error: --npy-range must be LOW and a higher HIGH, got (2.0, 1.0)\n"),
+        (["--workers", "0"], "error: --workers must be at least 1, got 0\n"),
+        (["--channels", "0"], "error: --channels must be at least 1, got 0\n"),
+        (["--channels", "2"], "error: images have 1, 3 or 4 channels, not 2; other counts come as .npy arrays\n"),
+    ],
+)
+def test_flags_that_do_not_fit_are_named(
+    flags: list[str], message: str, photos: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    outcome = command("training.pack", "--data", photos, "--out", tmp_path / "out", *flags)
+    assert (outcome.status, outcome.err) == (2, message)
+
+
+def test_ctrl_c_is_one_line(
+    photos: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("training.decode.pixel_sums", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        outcome = command("training.pack", "--data", photos, "--out", tmp_path / "out")
+    assert (outcome.status, outcome.err) == (143, "stopped; the same command goes on with what is packed\n")
+    assert len(pack(photos, tmp_path / "out")) == 120
 
 
 @pytest.mark.parametrize(

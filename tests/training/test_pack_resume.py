@@ -199,6 +199,8 @@ def test_other_files_than_before_are_noticed(images: Path, other_photos: Path, t
     [
         ("progress.json", b"{", "progress.json is damaged: .*; remove .*out.partial to pack from the start"),
         ("labels.raw", b"", "labels.raw has lost its end; remove .*out.partial to pack from the start"),
+        ("corrupt.jsonl", b"", "corrupt.jsonl has lost its end"),
+        ("pixels-00000.npy", b"", "pixels-00000.npy has lost its end"),
     ],
 )
 def test_a_damaged_beginning_is_refused(name: str, content: bytes, message: str, images: Path, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_url_is_packed_as_a_folder_is(tmp_path: Path) -> None:
     images = [(label, i, jpeg(photo(label, i))) for i in range(4) for label in names]
     fs = fsspec.filesystem("memory")
     for shard, part in enumerate((images[:5], images[5:])):
-        members = {}
+        members = Members()
         for label, i, image in part:
             members |= {f"{label}-{i}.jpg": image, f"{label}-{i}.txt": label.encode()}
         fs.pipe(f"/photos/{shard}.tar", tar_bytes(members))
@@ -156,7 +156,7 @@ def test_names_and_numbers_do_not_mix(tmp_path: Path) -> None:
 
 def test_captions_are_no_classes(tmp_path: Path) -> None:
     image = jpeg(photo("red", 0))
-    members = {}
+    members = Members()
     for i in range(101):
         members |= {f"{i}.jpg": image, f"{i}.txt": f"photo number {i} of a band".encode()}
     packed = pack(write_tar(tmp_path / "x.tar", members), tmp_path / "out")

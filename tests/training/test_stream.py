@@ -29,13 +29,14 @@ class Numbered(Source):
     name, channels = "numbers", 1
 
     def __init__(self, num_chunks: int = 12, broken: frozenset[int] = frozenset()) -> None:
-        self.lengths = [10] * (num_chunks - 1) + [7]
+        self.counts = (*[10] * (num_chunks - 1), 7)
+        self.lengths = self.counts
         self.broken = broken
         self.read_count = Counter[int]()
 
     def read(self, chunk: int) -> Iterator[Sample]:
         self.read_count[chunk] += 1
-        for i in range(10 * chunk, 10 * chunk + self.lengths[chunk]):
+        for i in range(10 * chunk, 10 * chunk + self.counts[chunk]):
             pixels = np.full((8, 8, 1), i, np.uint8)
             yield Sample(f"n{i}", InvalidInput("broken") if i in self.broken else pixels, None)
 
@@ -171,7 +172,7 @@ def test_in_place_of_a_corrupt_image_comes_the_next_of_its_window(stream: Open, 
     whole, holes = stream(), stream(Numbered(broken=broken))
     before, after = epoch_of(whole, 0, 9), epoch_of(holes, 0, 9)
     assert [a for a, b in zip(after, before, strict=True) if b not in broken] == [b for b in before if b not in broken]
-    starts = deal_epoch(tuple(Numbered().lengths), 0, 0, 0, 1, 25).starts
+    starts = deal_epoch(Numbered().counts, 0, 0, 0, 1, 25).starts
     for i, value in enumerate(before):
         w = int(np.searchsorted(starts, i, side="right")) - 1
         window = before[starts[w] : starts[w + 1]]
@@ -203,7 +204,7 @@ def test_mean_and_std_of_a_small_set_are_exact_and_kept(stream: Open, tmp_path: 
     assert dataset.info.std == pytest.approx((pixels.std(),))
     index = StreamIndex.read(tmp_path / "stream")
     assert index is not None
-    assert (index.info, index.lengths) == (dataset.info, tuple(Numbered().lengths))
+    assert (index.info, index.lengths) == (dataset.info, Numbered().counts)
     source = Numbered()
     assert stream(source).info == dataset.info
     assert not source.read_count  # nothing is counted or estimated a second time

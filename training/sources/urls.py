@@ -20,8 +20,8 @@ _RANGE = re.compile(r"^(\d+)\.\.(\d+)$")
 
 
 def location(data: str | Path) -> str:
-    """What --data names, as text. A Path has folded the two slashes of a URL into one; they are put back."""
-    return _FOLDED_URL.sub(r"\1://", str(data)) if isinstance(data, Path) else data
+    """What --data names, as text, spelled one way. The two slashes of a URL, which a Path folds, are put back."""
+    return data if isinstance(data, str) and is_url(data) else _FOLDED_URL.sub(r"\1://", str(Path(data)))
 
 
 def is_url(path: str) -> bool:
