@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 from fsspec.registry import known_implementations
 
 from training.errors import TrainingError
 from training.pack import pack
 from training.packed import NO_LABEL
-from training.sources import Sample, open_source
+from training.sources import Sample, Source, open_source
 
 from .conftest import COLORS, jpeg, photo
 
@@ -168,14 +169,44 @@ def test_captions_are_no_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1024 + 512 + 300, 2048, 2048 + 100, 10])
-@pytest.mark.parametrize("seek", [False, True])
-def test_a_tar_cut_short_is_noticed_wherever_it_ends(cut: int, seek: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("read", [list, len])
+def test_a_tar_cut_short_is_noticed_wherever_it_ends(
+    cut: int, read: Callable[[Source], object], tmp_path: Path
+) -> None:
     """Within a member, between two, and within a header; tarfile itself takes the last two for the end."""
     path = tmp_path / "x.tar"
     path.write_bytes(tar_bytes({"1.jpg": b"a" * 512, "2.jpg": b"b" * 512, "3.jpg": b"c"})[:cut])
     source = open_source(path)
     with pytest.raises(TrainingError, match=f"{path} is damaged or cut short: .*; fetch or write it again"):
-        source.count(0) if seek else list(source)
+        read(source)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9])
+def test_a_compressed_tar_cut_short_is_noticed(part: float, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).bytes(200_000)
+    path = write_tar(tmp_path / "x.tar.gz", {"1.jpg": noise, "2.jpg": noise[::-1]})
+    path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+    with pytest.raises(TrainingError, match=f"{path} is damaged or cut short"):
+        list(open_source(path))
+
+
+def test_what_cannot_be_stepped_through_is_read_as_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a web server that knows no ranges."""
+
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+        def seek(self, *_: object) -> int:
+            raise OSError("no way back")
+
+    content = tar_bytes({f"{i}.jpg": str(i).encode() * 1000 for i in range(5)})
+    path = write_tar(tmp_path / "x.tar", {})
+    monkeypatch.setattr("training.sources.tar.open_binary", lambda _: Pipe(content))
+    assert [s.data for s in open_source(path)] == [str(i).encode() * 1000 for i in range(5)]
+    monkeypatch.setattr("training.sources.tar.open_binary", lambda _: Pipe(content[:3000]))
+    with pytest.raises(TrainingError, match="is damaged or cut short"):
+        list(open_source(path))
 
 
 def test_what_is_no_tar_is_named(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import IO, Self, cast
 from training.errors import TrainingError
 from training.sources.base import Sample, Source
 from training.sources.files import IMAGE_SUFFIXES
-from training.sources.urls import file_name, is_url, open_binary
+from training.sources.urls import file_name, is_url, open_binary, without_query
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
@@ -50,9 +50,9 @@ class TarSource(Source):
                 yield Sample(f"{shard}/{key}", members["image"], _label(members, f"{file}: {key}"))
 
     def count(self, chunk: int) -> int:
-        """By the headers alone; where the file is local, what lies between them is passed over."""
+        """By the headers alone; what lies between them is passed over where that can be."""
         file = self._files[chunk]
-        with _opened(file, seek=not is_url(file) and file.endswith(".tar")) as tar:
+        with _opened(file) as tar:
             return sum(1 for _ in _samples(tar, file, headers_only=True))
 
 
@@ -68,10 +68,12 @@ class _Member(tarfile.TarInfo):
 
 
 @contextmanager
-def _opened(file: str, *, seek: bool = False) -> Iterator[tarfile.TarFile]:
+def _opened(file: str) -> Iterator[tarfile.TarFile]:
     with open_binary(file) as stream:
         try:
-            mode = "r:" if seek else "r|*"
+            # Both go once from start to end; tarfile's own mode for streams is four times slower, so it is left to
+            # what is compressed, and to what cannot step over a member.
+            mode = "r:" if without_query(file).endswith(".tar") and stream.seekable() else "r|*"
             with tarfile.open(fileobj=stream, mode=mode, bufsize=_BUFFER_BYTES, tarinfo=_Member) as tar:  # type: ignore[call-overload]
                 yield tar
         except (tarfile.TarError, EOFError, OSError, zlib.error) as e:
