@@ -146,7 +146,8 @@ def test_files_that_are_no_images_are_passed_over(tmp_path: Path) -> None:
         ("notes/1.txt", "1.txt is neither a folder of images nor .parquet or .tar files"),
         ("notes", r"notes holds no images \(.bmp, .*\), nor .parquet, .tar or .npy files"),
         ("*.parquet", r"no file matches .*\*.parquet"),
-        ("notes/{1..3}.txt", "is neither a folder of images nor .parquet or .tar files"),
+        ("notes/{1..2}.txt", r"notes/2.txt, of .*notes/\{1..2\}.txt, does not exist or is no file"),
+        ("notes/{1..1}.txt", "is neither a folder of images nor .parquet or .tar files"),
     ],
 )
 def test_what_holds_no_images_is_refused(path: str, message: str, tmp_path: Path) -> None:

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from fsspec.registry import known_implementations
 
+from tests.training.conftest import COLORS, jpeg, photo
 from training.errors import TrainingError
 from training.pack import pack
 from training.packed import NO_LABEL
 from training.sources import Sample, Source, open_source
-
-from .conftest import COLORS, jpeg, photo
 
 Members = dict[str, bytes]
 

@@ -56,13 +56,15 @@ def open_binary(path: str) -> BinaryIO:
 def spell_out(pattern: str) -> tuple[str, ...]:
     """The files that a pattern names: braces in their order, `*` and the like sorted.
 
-    Raises TrainingError where it names none.
+    Raises TrainingError where it names none, or a local one that is not there.
     """
     found: list[str] = []
     for path in _braces(pattern):
         found += _matches(path) if _has_magic(path) else [path]
     if not found:
         raise TrainingError(f"no file matches {pattern}")
+    if missing := next((path for path in found if not is_url(path) and not Path(path).is_file()), None):
+        raise TrainingError(f"{missing}, of {pattern}, does not exist or is no file")
     return tuple(found)
 
 
