@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from training.cli import parse
 from training.convert import ConvertConfig
 from training.finetune import FinetuneConfig
 from training.finetune_recipes import FINETUNE_RECIPES
@@ -81,3 +83,14 @@ def test_the_page_knows_no_flag_that_the_code_has_not() -> None:
     }
     named = set(re.findall(r"`--([a-z-]+)", PAGE + WEIGHTS_PAGE))
     assert named <= known | {"classifier"}
+
+
+def test_every_line_that_packs_is_one_that_the_command_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [line.strip() for line in PAGE.splitlines() if line.startswith("    python -m training.pack ")]
+    lines = [line for line in lines if "--data" in line]
+    assert len(lines) >= 8
+    for line in lines:
+        monkeypatch.setattr("sys.argv", shlex.split(line)[2:])
+        config = parse(PackConfig, "training.pack")
+        assert config.data
+        assert config.out.parent == Path("data")
