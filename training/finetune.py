@@ -22,6 +22,7 @@ from training.data import Ids, open_data, open_test, require_classes, split_labe
 from training.device import PrecisionName, autocast, pick_device
 from training.errors import run_command
 from training.evaluate import map_batches, top1
+from training.logs import LogFlags
 from training.loop import LoopConfig, step_generator, train
 from training.optim import Schedule, make_adamw
 from training.packed import PackedDataset, PackInfo, epoch_order
@@ -32,7 +33,7 @@ BETAS = (0.9, 0.999)  # He et al. 2021, table 9
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(NetworkFlags):
+class FinetuneConfig(NetworkFlags, LogFlags):
     """Fine-tune a pre-trained encoder, or with --init none train the same network from scratch."""
 
     data: Path
@@ -96,7 +97,7 @@ def finetune(config: FinetuneConfig) -> dict[str, float]:
     pretrained = None if config.from_scratch else load_mae(config.init)
     size = None if pretrained is None else tuple(read_run(config.init, "pretrain")["data"]["pack_size"])
     channels = None if pretrained is None else pretrained.config.channels
-    run = Run(config.out, "finetune", asdict(config), resume=config.resume)
+    run = Run(config.out, "finetune", asdict(config), resume=config.resume, tensorboard=config.tensorboard)
     device = pick_device(config.device)
     packed = open_data(config.data, config.out / "pack", size=size, channels=channels)
     classes = require_classes(packed)

@@ -6,7 +6,6 @@ and a full disk is an ordinary OSError.
 
 from __future__ import annotations
 
-import io
 import socket
 import time
 import weakref
@@ -14,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -22,6 +21,7 @@ from training.errors import TrainingError
 
 TENSORBOARD_DIR = "tensorboard"
 FLUSH_EVERY_S = 30.0
+_SESSION_START = 1  # SessionLog.START
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,19 +33,18 @@ class LogFlags:
 
 
 class EventLog:
-    """One session's event file in `folder`; TensorBoard reads the files of a run in the order of their names.
+    """The event file of one session in `folder`. TensorBoard reads a folder's files in the order of their names.
 
     Raises TrainingError where TensorBoard is not installed. Nothing is written before the first row.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._formats = _formats()
+        self._formats = _Formats.load()
         name = f"events.out.tfevents.{time.time_ns():020d}.{socket.gethostname()}"
         self._pending = _Pending(folder / name)
-        self._records = self._formats.RecordWriter(self._pending)
+        self._records = self._formats.record_writer(self._pending)
         self._first_step: int | None = 0
-        # However the process ends, short of SIGKILL.
-        self.close = weakref.finalize(self, _flush_quietly, self._pending)
+        weakref.finalize(self, _flush_at_the_end, self._pending)  # however the process ends, short of SIGKILL
 
     def restart(self, first_step: int) -> None:
         """Before the first row of a resumed run: what earlier sessions have logged from this step on is void."""
@@ -53,15 +52,76 @@ class EventLog:
 
     def scalars(self, row: Mapping[str, float | int]) -> None:
         """Every value of the row at its `step`; `epoch` is left out, which says no more."""
-        values = [self._value(tag=name, simple_value=float(value)) for name, value in row.items()
-                  if name not in ("step", "epoch")]  # fmt: skip
-        self._add(int(row["step"]), values)
+        values = {name: float(value) for name, value in row.items() if name not in ("step", "epoch")}
+        self._add(int(row["step"]), [self._formats.value(tag=tag, simple_value=v) for tag, v in values.items()])
 
     def picture(self, tag: str, step: int, path: Path) -> None:
         """A PNG file as it is."""
         with Image.open(path) as picture:
             width, height = picture.size
-        image = self._formats.Summary.Image(
-            height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes()
-        )
-        self._add(step, [self._value(tag=tag, image=image)])
+        image = {"width": width, "height": height, "colorspace": 3, "encoded_image_string": path.read_bytes()}
+        self._add(step, [self._formats.value(tag=tag, image=image)])
+
+    def flush(self) -> None:
+        """Append to the file what has been collected. Raises OSError where the disk does not take it."""
+        self._pending.flush()
+
+    def _add(self, step: int, values: list[Any]) -> None:
+        if self._first_step is not None:
+            self._write(0, file_version="brain.Event:2")
+            # The first session's mark too: TensorBoard takes the second for the first restart.
+            self._write(self._first_step, session_log={"status": _SESSION_START})
+            self._first_step = None
+        if values:
+            self._write(step, summary={"value": values})
+        if time.monotonic() - self._pending.flushed_at > FLUSH_EVERY_S:
+            self.flush()
+
+    def _write(self, step: int, **what: Any) -> None:
+        event = self._formats.event(wall_time=time.time(), step=step, **what)
+        self._records.write(event.SerializeToString())
+
+
+class _Pending:
+    """Bytes on their way to a file. What a failed write has lost is not tried again: half of it may be there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._data = path, bytearray()
+        self.flushed_at = time.monotonic()
+
+    def write(self, data: bytes) -> None:
+        self._data += data
+
+    def flush(self) -> None:
+        data, self._data = self._data, bytearray()
+        self.flushed_at = time.monotonic()
+        if data:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as f:
+                f.write(data)
+
+
+class _Formats(NamedTuple):
+    """The parts of TensorBoard that describe its files."""
+
+    event: Any
+    value: Any
+    record_writer: Any
+
+    @staticmethod
+    def load() -> _Formats:
+        try:
+            from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+            from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+            from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+        except ImportError as e:
+            raise TrainingError(
+                f"TensorBoard does not import ({e}); pip install tensorboard, or leave it out by --no-tensorboard"
+            ) from e
+        return _Formats(Event, Summary.Value, RecordWriter)
+
+
+def _flush_at_the_end(pending: _Pending) -> None:
+    """metrics.jsonl has the rows as well, so a disk that is full at the very end is no error of its own."""
+    with suppress(OSError):
+        pending.flush()

@@ -21,6 +21,7 @@ from training.cli import parse
 from training.data import center_batch, open_data
 from training.device import PrecisionName, autocast, pick_device
 from training.errors import run_command
+from training.logs import LogFlags
 from training.loop import LoopConfig, step_generator, train
 from training.optim import Schedule, make_adamw
 from training.packed import PackedDataset, PackInfo, epoch_order
@@ -34,7 +35,7 @@ _LOSS_IMAGES, _LOSS_BATCH = 1024, 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(NetworkFlags):
+class PretrainConfig(NetworkFlags, LogFlags):
     """Pre-train a Masked Autoencoder. Whatever is not set comes from the recipe that fits the images' size."""
 
     data: Path
@@ -78,7 +79,7 @@ class PretrainConfig(NetworkFlags):
 
 def pretrain(config: PretrainConfig) -> Path:
     """Run the whole pre-training and return the run's folder. Raises TrainingError, or Terminated on SIGTERM."""
-    run = Run(config.out, "pretrain", asdict(config), resume=config.resume)
+    run = Run(config.out, "pretrain", asdict(config), resume=config.resume, tensorboard=config.tensorboard)
     device = pick_device(config.device)
     size = None if config.recipe is None else RECIPES[config.recipe].pack_size
     packed = open_data(config.data, config.out / "pack", size=size)
@@ -93,7 +94,9 @@ def pretrain(config: PretrainConfig) -> Path:
 
     def after_epoch(epoch: int) -> Mapping[str, float]:
         if epoch % (config.picture_every or max(1, recipe.epochs // 10)) == 0 or epoch == recipe.epochs:
-            save_picture(steps.picture(), config.out / "reconstructions" / f"epoch-{epoch:04d}.png")
+            path = config.out / "reconstructions" / f"epoch-{epoch:04d}.png"
+            save_picture(steps.picture(), path)
+            run.log_picture("reconstructions", epoch * steps.per_epoch, path)
         return {}
 
     train(run, model, optimizer, schedule, steps.loop(), loss_of=steps.loss, after_epoch=after_epoch)

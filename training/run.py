@@ -2,6 +2,7 @@
 
 run.json         the resolved configuration, the data, and at the end the metrics
 metrics.jsonl    one row per log interval and per epoch
+tensorboard/     the same rows, and the pictures, for TensorBoard
 checkpoint.pt    the whole state, replaced atomically
 model.safetensors, model.json   the weights, once the run is finished
 """
@@ -19,6 +20,7 @@ import torch
 
 from bundle.labels import encode_labels
 from training.errors import TrainingError
+from training.logs import TENSORBOARD_DIR, EventLog
 from training.packed import PackInfo
 
 RUN_FILE = "run.json"
@@ -26,7 +28,7 @@ METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
 LABELS_FILE = "labels.json"
 Kind = Literal["pretrain", "finetune", "probe"]
-_FREE_TO_CHANGE = {"out", "data", "resume", "device", "checkpoint_minutes", "test"}
+_FREE_TO_CHANGE = {"out", "data", "resume", "device", "checkpoint_minutes", "test", "tensorboard"}
 
 
 class Run:
@@ -35,8 +37,11 @@ class Run:
     Nothing is written before `describe`, so a start that fails on its data or configuration leaves no run behind.
     """
 
-    def __init__(self, out: Path, kind: Kind, config: Mapping[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self, out: Path, kind: Kind, config: Mapping[str, Any], *, resume: bool, tensorboard: bool = False
+    ) -> None:
         self.out = out
+        self._events = EventLog(out / TENSORBOARD_DIR) if tensorboard else None
         self.document: dict[str, Any] = {"kind": kind, "config": _jsonable(config), "git_commit": _git_commit()}
         earlier = _read_json(out / RUN_FILE)
         if earlier is not None and not resume:
@@ -56,17 +61,28 @@ class Run:
     def log(self, row: Mapping[str, float | int]) -> None:
         with (self.out / METRICS_FILE).open("a") as f:
             f.write(json.dumps(dict(row)) + "\n")
+        if self._events is not None:
+            self._events.scalars(row)
+
+    def log_picture(self, tag: str, step: int, path: Path) -> None:
+        """Show a PNG file in TensorBoard, where that is on."""
+        if self._events is not None:
+            self._events.picture(tag, step, path)
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Raises TrainingError where the disk does not take it; the checkpoint before is then still whole."""
+        if self._events is not None:
+            self._events.flush()  # rows that belong to a state are on the disk before it is
         save_checkpoint(self.out / CHECKPOINT_FILE, state)
 
     def load_state(self) -> dict[str, Any] | None:
         """The last state, None for a fresh run; rows of metrics.jsonl that lie past it are dropped."""
         state = load_checkpoint(self.out / CHECKPOINT_FILE)
+        last = -1 if state is None else state["step"]
+        if self._events is not None:
+            self._events.restart(last + 1)
         metrics = self.out / METRICS_FILE
         if metrics.exists():
-            last = -1 if state is None else state["step"]
             rows = [line for line in metrics.read_text().splitlines() if _step_of(line) <= last]
             write_atomic(metrics, "".join(row + "\n" for row in rows).encode())
         return state

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from mae.classifier import LinearHead
 from mae.model import Encoder, Normalize, patchify
@@ -19,8 +20,8 @@ from mae.weights import load_mae, load_model
 from training.data import center_batch, split_labeled
 from training.errors import TrainingError
 from training.evaluate import top1
-from training.packed import PackedDataset
 from training.knn import knn_top1
+from training.packed import PackedDataset
 from training.probe import ProbeConfig, extract, probe, trials_table
 
 CPU = torch.device("cpu")
@@ -97,8 +98,9 @@ def test_the_head_on_disk_does_what_run_json_claims(probed: ProbeConfig) -> None
     assert predictions["test_logits"].dtype == np.float32
     assert predictions["test_labels"].dtype == np.int64
     assert predictions["val_logits"].shape == (24, 3)
-    assert top1(torch.from_numpy(predictions["val_logits"]), predictions["val_labels"]) == (
-        document["metrics"]["probe_val_top1"]
+    assert (
+        top1(torch.from_numpy(predictions["val_logits"]), predictions["val_labels"])
+        == (document["metrics"]["probe_val_top1"])
     )
 
 
@@ -143,9 +145,12 @@ def test_each_image_goes_through_the_encoder_once(
 ) -> None:
     seen: list[int] = []
     forward = Encoder.forward
-    monkeypatch.setattr(
-        Encoder, "forward", lambda self, patches, ids=None: seen.append(len(patches)) or forward(self, patches, ids)
-    )
+
+    def counted(self: Encoder, patches: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        seen.append(len(patches))
+        return forward(self, patches, ids_keep)
+
+    monkeypatch.setattr(Encoder, "forward", counted)
     probe(replace(probed, out=tmp_path / "run"))
     assert sum(seen) == 120 + 30
 
@@ -170,7 +175,9 @@ def test_the_settings_are_chosen_on_validation(photos: Path, pretrained: Path, t
         (tmp_path / "photos" / label).mkdir(parents=True)
         for file in sorted((photos / label).iterdir())[:count]:
             (tmp_path / "photos" / label / file.name).write_bytes(file.read_bytes())
-    config = ProbeConfig(data=tmp_path / "photos", init=pretrained, out=tmp_path / "run", penalties=(1e4, 1e-4), neighbors=(38, 3))
+    config = ProbeConfig(
+        data=tmp_path / "photos", init=pretrained, out=tmp_path / "run", penalties=(1e4, 1e-4), neighbors=(38, 3)
+    )
     metrics = probe(config)
     assert (metrics["probe_penalty"], metrics["knn_k"]) == (1e-4, 3)
     assert min(metrics["probe_val_top1"], metrics["knn_val_top1"]) > 0.6  # the share of red
