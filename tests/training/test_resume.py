@@ -34,8 +34,11 @@ def config(data: Path, out: Path, tiny: dict[str, Any], **changes: Any) -> Pretr
 def flags(config: PretrainConfig) -> list[str]:
     """The command line that gives this configuration."""
     named = {name: value for name, value in vars(config).items() if isinstance(value, str | int | float | Path)}
-    switches = ["--resume"] if named.pop("resume") else []
-    return [f"--{name.replace('_', '-')}={value}" for name, value in named.items()] + switches
+    switches = [name for name, value in named.items() if isinstance(value, bool)]
+    return [
+        *(f"--{'' if named.pop(name) else 'no-'}{name}" for name in switches),
+        *(f"--{name.replace('_', '-')}={value}" for name, value in named.items()),
+    ]
 
 
 def start(config: PretrainConfig, **environment: str) -> subprocess.Popen[str]:
