@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from training.finetune import FinetuneConfig
+from training.inrun_probe import ProbeFlags
 from training.pack import PackConfig
 from training.pretrain import PretrainConfig
 from training.probe import ProbeConfig
@@ -20,12 +21,25 @@ PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 
 @pytest.mark.parametrize(
     ("command", "config"),
-    [("pack", PackConfig), ("pretrain", PretrainConfig), ("finetune", FinetuneConfig), ("probe", ProbeConfig)],
+    [
+        ("pack", PackConfig),
+        ("pretrain", PretrainConfig),
+        ("pretrain", ProbeFlags),
+        ("finetune", FinetuneConfig),
+        ("probe", ProbeConfig),
+    ],
 )
 def test_every_flag_is_in_its_command_s_table(command: str, config: Any) -> None:
     table = PAGE.split(f"| flag of {command} |")[1].split("\n\n")[0]
     missing = [f.name for f in fields(config) if f"`--{f.name.replace('_', '-')}`" not in table]
     assert not missing
+
+
+def test_what_the_probe_chooses_from_is_the_code_s() -> None:
+    defaults = {f.name: f.default for f in fields(ProbeConfig)}
+    for name in ("neighbors", "penalties"):
+        row = next(line for line in PAGE.splitlines() if line.startswith(f"| `--{name}` |"))
+        assert tuple(float(cell) for cell in row.split("|")[2].split()) == defaults[name]
 
 
 def test_the_recipes_are_those_of_the_code() -> None:
@@ -38,8 +52,8 @@ def test_the_recipes_are_those_of_the_code() -> None:
 
 
 def test_the_page_knows_no_flag_that_the_code_has_not() -> None:
-    known = {
-        f.name.replace("_", "-") for c in (PackConfig, PretrainConfig, FinetuneConfig, ProbeConfig) for f in fields(c)
-    }
+    flags = [f for c in (PackConfig, PretrainConfig, FinetuneConfig, ProbeConfig, ProbeFlags) for f in fields(c)]
+    known = {f.name.replace("_", "-") for f in flags}
+    switches = {f"no-{f.name.replace('_', '-')}" for f in flags if f.type == "bool"}
     named = set(re.findall(r"`--([a-z-]+)", PAGE))
-    assert named <= known | {"classifier"}
+    assert named <= known | switches | {"classifier"}
