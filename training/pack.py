@@ -99,7 +99,8 @@ def _pack(source: Source, decoder: Decoder, writer: ShardWriter, workers: int | 
 
 def _show(bar: Bar, steps: int, rate: float, num_images: int | None) -> None:
     count = "" if num_images is None else f"{num_images:,} images, "
-    bar.advance(steps, f"{count}{rate:,.0f} img/s")
+    bar.note(f"{count}{rate:,.0f} img/s")
+    bar.advance(steps)
 
 
 def main() -> None:

@@ -26,6 +26,8 @@ from training.distributed import Strategy, World, distribute, is_main_process, j
 from training.errors import run_command
 from training.feed import Plan, open_feed
 from training.flops import peak_flops, pretrain_flops
+from training.inrun_probe import InRunProbe, ProbeFlags, open_probe
+from training.logs import LogFlags
 from training.loop import LoopConfig, Parts, step_generator, train
 from training.objective import MaskedObjective, compiled
 from training.optim import Schedule, make_adamw
@@ -40,10 +42,10 @@ _LOSS_IMAGES, _LOSS_BATCH = 1024, 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(NetworkFlags, ComputeFlags):
+class PretrainConfig(NetworkFlags, ComputeFlags, ProbeFlags, LogFlags):
     """Pre-train a Masked Autoencoder. Whatever is not set comes from the recipe that fits the images' size."""
 
-    data: str
+    data: str | Path
     """A folder of images, Parquet, or what training.pack wrote."""
     out: Path
     """The run's folder."""
@@ -73,6 +75,7 @@ class PretrainConfig(NetworkFlags, ComputeFlags):
 
     def __post_init__(self) -> None:
         ComputeFlags.__post_init__(self)
+        self.check_probe()
         for name in ("epochs", "batch_size", "picture_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -92,14 +95,18 @@ def pretrain(config: PretrainConfig) -> Path:
     Raises TrainingError, or Terminated on SIGTERM.
     """
     with join(config.device) as world:
-        run = Run(config.out, "pretrain", asdict(config), resume=config.resume, writes=world.is_main)
+        run = Run(
+            config.out, "pretrain", asdict(config), resume=config.resume, writes=world.is_main,
+            tensorboard=config.tensorboard,
+        )  # fmt: skip
         size = None if config.recipe is None else RECIPES[config.recipe].pack_size
         with world.main_first():
-            packed = open_data(Path(config.data), config.out / "pack", size=size)
+            packed = open_data(config.data, config.out / "pack", size=size)
+            probe = open_probe(config, packed, config.out / "pack-probe", world.device, config.precision)
         recipe = _resolve(config, packed.info)
         torch.manual_seed(config.seed)
         model = MaskedAutoencoder(recipe.network(packed.info, target=config.target, loss=config.loss))
-        _Pretraining(config, recipe, packed, model.to(world.device), world, run).train()
+        _Pretraining(config, recipe, packed, model.to(world.device), world, run, probe).train()
     return config.out
 
 
@@ -125,8 +132,10 @@ class _Pretraining:
         model: MaskedAutoencoder,
         world: World,
         run: Run,
+        probe: InRunProbe | None,
     ) -> None:
-        self.config, self.recipe, self.packed, self.model, self.run = config, recipe, packed, model, run
+        self.config, self.recipe, self.packed, self.model = config, recipe, packed, model
+        self.run, self.probe = run, probe
         self.world, self.device = world, world.device
         self.crop = CropConfig(scale=config.crop_scale)
         self.plan = Plan(
@@ -225,11 +234,18 @@ class _Pretraining:
 
     def after_epoch(self, epoch: int) -> Mapping[str, float]:
         every = self.config.picture_every or max(1, self.recipe.epochs // 10)
-        if epoch % every == 0 or epoch == self.recipe.epochs:
-            model = self.whole_model()
-            if self.world.is_main:
-                save_picture(self.picture(model), self.config.out / "reconstructions" / f"epoch-{epoch:04d}.png")
-        return {}
+        paint = epoch % every == 0 or epoch == self.recipe.epochs
+        judge = self.probe is not None and self.config.probe_due(epoch, self.recipe.epochs)
+        if not paint and not judge:
+            return {}
+        model = self.whole_model()
+        if not self.world.is_main:
+            return {}
+        if paint:
+            path = self.config.out / "reconstructions" / f"epoch-{epoch:04d}.png"
+            save_picture(self.picture(model), path)
+            self.run.log_picture("reconstructions", epoch * self.plan.per_epoch, path)
+        return self.probe(model) if self.probe is not None and judge else {}
 
     def whole_model(self) -> MaskedAutoencoder:
         """The model, gathered where it is trained in shards: a meeting of all processes."""

@@ -33,14 +33,13 @@ def config(data: Path, out: Path, tiny: dict[str, Any], **changes: Any) -> Pretr
 
 def flags(config: PretrainConfig) -> list[str]:
     """The command line that gives this configuration."""
-    given = {f"--{name.replace('_', '-')}": value for name, value in vars(config).items()}
-    switches = [flag for flag, value in given.items() if value is True]
-    valued = [
-        flag
-        for flag, value in given.items()
-        if isinstance(value, str | int | float | Path) and not isinstance(value, bool)
+    given = {name.replace("_", "-"): value for name, value in vars(config).items()}
+    switches = {name: value for name, value in given.items() if isinstance(value, bool)}
+    valued = {n: v for n, v in given.items() if isinstance(v, str | int | float | Path) and n not in switches}
+    return [
+        *(f"--{'' if on else 'no-'}{name}" for name, on in switches.items()),
+        *(f"--{name}={value}" for name, value in valued.items()),
     ]
-    return [f"{flag}={given[flag]}" for flag in valued] + switches
 
 
 def start(config: PretrainConfig, **environment: str) -> subprocess.Popen[str]:
