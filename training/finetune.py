@@ -62,6 +62,8 @@ class FinetuneConfig(NetworkFlags, FinetuneFlags, ComputeFlags, LogFlags):
 
     def __post_init__(self) -> None:
         ComputeFlags.__post_init__(self)
+        if self.feed == "stream":
+            raise ValueError("--feed stream has no labels; fine-tune on packed images")
         if self.seed < 0:
             raise ValueError(f"--seed must not be negative, got {self.seed}")
         override(FINETUNE_RECIPES["plain"], self)  # raises for what no recipe takes

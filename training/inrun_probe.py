@@ -22,6 +22,7 @@ from training.knn import knn_top1
 from training.linear import ridge_path
 from training.packed import NO_LABEL, PackedDataset
 from training.probe import extract
+from training.stream import StreamingDataset
 
 NEIGHBORS = 20
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -38,7 +39,7 @@ class ProbeFlags:
 
     probe_every: int | None = None
     """Epochs between two probes of the features, 0 for none. Default: a tenth of the epochs where there are labels."""
-    probe_data: Path | None = None
+    probe_data: str | Path | None = None
     """Labeled images to probe with. Default: those of --data that have labels."""
     probe_images: int | None = None
     """About so many of them are used at most, the same ones every time. Default: 5000 on a GPU, 2000 on a CPU."""
@@ -60,18 +61,27 @@ class ProbeFlags:
 
 
 def open_probe(
-    flags: ProbeFlags, packed: PackedDataset, cache: Path, device: torch.device, precision: PrecisionName = "auto"
+    flags: ProbeFlags,
+    images: PackedDataset | StreamingDataset,
+    cache: Path,
+    device: torch.device,
+    precision: PrecisionName = "auto",
 ) -> InRunProbe | None:
     """The probe that the flags ask for; None where there is to be none, or none was asked for and labels are too few.
 
-    packed: the images of the training; cache: where --probe-data is packed, at the same size. Raises TrainingError
-    where labels were asked for and are not there.
+    images: those of the training, whose labels only a packed set tells; cache: where --probe-data is packed, at the
+    same size. Raises TrainingError where labels were asked for and are not there.
     """
     if flags.probe_every == 0:
         return None
-    labeled = packed
     if flags.probe_data is not None:
-        labeled = open_data(flags.probe_data, cache, size=packed.info.size, channels=packed.info.channels)
+        labeled = open_data(flags.probe_data, cache, size=images.info.size, channels=images.info.channels)
+    elif isinstance(images, PackedDataset):
+        labeled = images
+    elif flags.probe_every is None:
+        return None
+    else:
+        raise TrainingError("a stream's labels are not read; name labeled images by --probe-data")
     try:
         return InRunProbe(labeled, device=device, num_images=flags.probe_images, precision=precision)
     except TrainingError:

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 
 from bundle.labels import encode_labels
-from training.compute import FREE_TO_CHANGE
 from training.errors import TrainingError
 from training.logs import TENSORBOARD_DIR, EventLog
 from training.packed import PackInfo
@@ -33,9 +32,10 @@ METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
 LABELS_FILE = "labels.json"
 Kind = Literal["pretrain", "finetune", "probe"]
-_FREE_TO_CHANGE = FREE_TO_CHANGE | {
-    "out", "data", "resume", "test", "strategy", "picture_every", "tensorboard", "probe_every", "probe_data",
-    "probe_images",
+# What changes where and how fast a run computes, or what it shows, but not what it learns.
+FREE_TO_CHANGE = {
+    "out", "data", "resume", "test", "device", "feed", "compile", "accumulate", "recompute", "strategy",
+    "checkpoint_minutes", "picture_every", "tensorboard", "probe_every", "probe_data", "probe_images",
 }  # fmt: skip
 
 
@@ -191,7 +191,7 @@ def _refuse_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         raise TrainingError(f"this folder holds a {earlier['kind']} run, not a {now['kind']} run")
     for name, value in now["config"].items():
         before = earlier["config"].get(name)
-        if name not in _FREE_TO_CHANGE and before != value:
+        if name not in FREE_TO_CHANGE and before != value:
             raise TrainingError(
                 f"--resume with another --{name.replace('_', '-')}: it was {before!r} and is {value!r} now"
             )
