@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from mae.masking import num_keep
+from mae.model import MaskedAutoencoder
 from training.cli import parse
 from training.convert import ConvertConfig
 from training.finetune import FinetuneConfig
 from training.finetune_recipes import FINETUNE_RECIPES
+from training.flops import pretrain_flops
 from training.pack import PackConfig
+from training.packed import PackInfo
 from training.pretrain import PretrainConfig
 from training.probe import ProbeConfig
 from training.recipes import RECIPES
@@ -101,3 +106,20 @@ def test_every_line_that_packs_is_one_that_the_command_takes(monkeypatch: pytest
         config = parse(PackConfig, "training.pack")
         assert config.data
         assert config.out.parent == Path("data")
+
+
+def test_what_a_recipe_costs_is_what_its_network_is() -> None:
+    table = PAGE.split("## What a recipe costs")[1].split("\n\n")[1]
+    rows = {line.split("`")[1]: [cell.strip() for cell in line.split("|")[2:-1]] for line in table.splitlines()[2:]}
+    assert list(rows) == list(RECIPES)
+    for name, recipe in RECIPES.items():
+        info = PackInfo(
+            name=name, source=name, size=recipe.pack_size, channels=3, num_images=1, num_corrupt=0, shards={},
+            classes=None, mean=(0.5,) * 3, std=(0.5,) * 3,
+        )  # fmt: skip
+        config = recipe.network(info)
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in MaskedAutoencoder(config).parameters()) / 1e6
+        flops = pretrain_flops(config, num_keep(config.num_patches, recipe.mask_ratio), config.num_patches) / 1e9
+        assert rows[name][:2] == [f"{parameters:.1f}", f"{flops:.3g}"]
+        assert rows[name][4] == f"{16 * parameters / 1000:.1f}"
