@@ -1,4 +1,4 @@
-"""Random resized crop and flip for a whole batch on its device, as two batched matrix products.
+"""Random resized crop, flip and erasing for a whole batch on its device; the crop is two batched matrix products.
 
 A separable resize is linear in each axis, so crop, antialiased bicubic resize and flip of one image are one pair of
 matrices: out = A_y x A_x^T. Letters: B images, C channels, H x W pixels in, h x w pixels out.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +31,9 @@ class CropConfig:
             raise ValueError(f"crop.ratio must be an increasing range above 0, got {self.ratio}")
         if not 0 <= self.flip <= 1:
             raise ValueError(f"crop.flip must lie in 0..1, got {self.flip}")
+
+
+ERASING_BOX = CropConfig(scale=(0.02, 1 / 3), ratio=(0.3, 10 / 3))  # timm's; Zhong et al. 2020 erase up to 0.4
 
 
 def random_resized_crop(
@@ -56,6 +60,30 @@ def random_boxes(num: int, image_size: tuple[int, int], config: CropConfig, gene
     boxes = torch.stack([top, left, h, w], dim=2).gather(1, first[:, :, None].expand(-1, -1, 4))[:, 0]  # [B, 4]
     whole = torch.tensor([0.0, 0.0, height, width], device=boxes.device)
     return torch.where(fits.any(dim=1, keepdim=True), boxes, whole)
+
+
+def random_erasing(images: Tensor, prob: float, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+    """f32 [B, C, H, W] of normalised pixels -> the same, a random box of some images replaced by unit noise.
+
+    prob: of an image to be chosen; rng chooses, on the host, so that only those cost anything (Zhong et al. 2020).
+    """
+    chosen = np.flatnonzero(rng.random(len(images)) < prob)  # [n]
+    if not len(chosen):
+        return images
+    rows = torch.from_numpy(chosen).to(images.device, non_blocking=True)
+    height, width = images.shape[2:]
+    boxes = random_boxes(len(chosen), (height, width), ERASING_BOX, generator)  # [n, 4]
+    top, left, h, w = boxes[:, :, None].unbind(1)  # each [n, 1]
+    y = torch.arange(height, device=images.device)
+    x = torch.arange(width, device=images.device)
+    in_rows, in_cols = (y >= top) & (y < top + h), (x >= left) & (x < left + w)  # [n, H], [n, W]
+    erased = in_rows[:, :, None] & in_cols[:, None, :]  # [n, H, W]
+    # A box that never fitted is the whole image, which is not to vanish.
+    erased &= (h * w < height * width)[:, :, None]
+    noise = torch.randn(len(chosen), *images.shape[1:], generator=generator, device=images.device)
+    images = images.clone()
+    images[rows] = torch.where(erased[:, None], noise, images[rows])
+    return images
 
 
 def crop_and_resize(pixels: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:

@@ -52,12 +52,18 @@ def train(
     *,
     loss_of: Callable[[int], Tensor],
     after_epoch: Callable[[int], Mapping[str, float]],
+    after_step: Callable[[int], None] | None = None,
+    extra: Mapping[str, nn.Module] | None = None,
 ) -> None:
     """Run every step that is not behind us yet. loss_of: step -> scalar loss; after_epoch: epochs done -> metrics.
 
+    after_step: told how many steps are done, once the weights have changed. extra: modules that the checkpoint holds
+    beside the model, by name.
+
     Raises Terminated after SIGTERM or SIGINT, with the state saved, and TrainingError for a loss that is not finite.
     """
-    first = _restore(run, model, optimizer)
+    modules = {"model": model, **(extra or {})}
+    first = _restore(run, modules, optimizer)
     meter = _Meter(first)
     saved_at = time.monotonic()
     with track(config.name, schedule.total_steps, done=first) as bar, _stop_signals() as stopped:
@@ -70,6 +76,8 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
             done = step + 1
+            if after_step is not None:
+                after_step(done)
             stopping = stopped()
             saving = stopping or time.monotonic() - saved_at > 60 * config.checkpoint_minutes
             meter.losses.append(loss.detach())
@@ -82,11 +90,11 @@ def train(
                 metrics = after_epoch(done // config.steps_per_epoch)
                 run.log({"step": done, "epoch": done // config.steps_per_epoch, **metrics})
             if saving:
-                _save(run, model, optimizer, done)
+                _save(run, modules, optimizer, done)
                 saved_at = time.monotonic()
             if stopping:
                 raise Terminated(f"stopped at step {done}; the state is saved, go on with --resume")
-    _save(run, model, optimizer, schedule.total_steps)
+    _save(run, modules, optimizer, schedule.total_steps)
 
 
 class _Meter:
@@ -121,19 +129,21 @@ def _log(run: Run, bar: Bar, meter: _Meter, schedule: Schedule, config: LoopConf
     meter.reset(done)
 
 
-def _save(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+def _save(run: Run, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, step: int) -> None:
+    if not all(parameter.isfinite().all() for module in modules.values() for parameter in module.parameters()):
         raise TrainingError(f"the weights are not finite after step {step}: {_ADVICE}")
-    run.save_state({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    states = {name: module.state_dict() for name, module in modules.items()}
+    run.save_state({"step": step, **states, "optimizer": optimizer.state_dict()})
 
 
-def _restore(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _restore(run: Run, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> int:
     """Load the last state, if there is one; the step to go on with."""
     state: dict[str, Any] | None = run.load_state()
     if state is None:
         return 0
     try:
-        model.load_state_dict(state["model"])
+        for name, module in modules.items():
+            module.load_state_dict(state[name])
         optimizer.load_state_dict(state["optimizer"])
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as e:
         raise TrainingError(f"{run.out} holds the checkpoint of another network: {e}") from e
