@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,14 @@ def number(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def mean_std(summary: Mapping[str, float | None] | None) -> str:
+    """Of a summary over seeds; the deviation in points where there is one."""
+    if summary is None or summary["mean"] is None:
+        return "–"
+    std = summary["std"]
+    return percent(summary["mean"]) + ("" if std is None else f" ± {100 * std:.1f}")
 
 
 def seconds(value: float | None) -> str:
