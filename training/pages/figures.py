@@ -53,9 +53,9 @@ class Bars:
 
 
 def line_figure(
-    lines: Sequence[Line], *, x_label: str, y_label: str, percent: bool = False
+    lines: Sequence[Line], *, x_label: str, y_label: str, percent: bool = False, integer_x: bool = True
 ) -> Figure:
-    """Curves; a line of one point is a dot. percent: y counts from 0 to 1 and is shown in percent."""
+    """Curves. percent: y counts from 0 to 1 and is shown in percent; integer_x: x counts, so it has no ticks between."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=_SIZE)
         axes = figure.subplots()
@@ -67,7 +67,10 @@ def line_figure(
             if line.spread is not None:
                 axes.fill_between(line.x, *line.spread, color=series(line.color), alpha=0.18, lw=0)
         axes.set(xlabel=x_label, ylabel=y_label)
-        _finish(axes, percent, legend=len(lines) > 1)
+        _finish(axes, percent)
+        if integer_x:
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+        _legend(figure, len(lines))
     return figure
 
 
@@ -89,7 +92,8 @@ def bar_figure(bars: Sequence[Bars], names: Sequence[str], *, y_label: str, perc
         axes.set_xticks(range(len(names)), names)
         axes.set_ylabel(y_label)
         axes.grid(visible=False, axis="x")
-        _finish(axes, percent, legend=len(bars) > 1, integer_x=False)
+        _finish(axes, percent)
+        _legend(figure, len(bars))
     return figure
 
 
@@ -120,11 +124,12 @@ def heat_figure(
     column_label: str,
     texts: Sequence[Sequence[str]],
     title: str = "",
+    cell_width: float = 0.46,
 ) -> Figure:
-    """A matrix [R, C] of strengths in 0..1 (NaN = nothing there) with a text in every cell."""
+    """A matrix [R, C] of strengths in 0..1 (NaN = nothing there) with a text in every cell; cell_width in inches."""
     longest = max(map(len, rows), default=1)
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(max(2.6, 0.46 * len(columns) + 0.075 * longest + 1.1), max(1.6, 0.34 * len(rows) + 1.3)))
+        figure = Figure(figsize=(max(2.6, cell_width * len(columns) + 0.075 * longest + 1.1), max(1.6, 0.34 * len(rows) + 1.3)))
         axes = figure.subplots()
         _cells(axes, values, texts)
         turned = 90 if len(columns) > 4 and max(map(len, columns)) > 4 else 0
@@ -159,17 +164,19 @@ def matrix_figure(values: NDArray[np.float64]) -> Figure:
     return figure
 
 
-def _finish(axes: Any, percent: bool, *, legend: bool, integer_x: bool = True) -> None:
+def _finish(axes: Any, percent: bool) -> None:
     axes.grid(lw=0.6)
     axes.set_axisbelow(True)
     if percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         low, high = axes.get_ylim()
         axes.set_ylim(max(0.0, low), min(1.01, high))
-    if integer_x:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
-    if legend:
-        axes.legend(labelcolor=light("text"))
+
+
+def _legend(figure: Figure, num: int) -> None:
+    """Above the axes, where it hides nothing."""
+    if num > 1:
+        figure.legend(loc="outside upper left", ncols=2, labelcolor=light("text"))
 
 
 def png(figure: Figure) -> bytes:
