@@ -25,19 +25,19 @@ from training.data import open_data, open_test, require_classes
 from training.device import PrecisionName, pick_device
 from training.environment import environment
 from training.errors import EXIT_USAGE, TrainingError, run_command
-from training.experiments import Experiment, Outcome, assignments, read_json, steps_of, stoppable, write_json
+from training.experiments import Experiment, Outcome, assignments, steps_of, stoppable, write_json
 from training.features import labeled_sample, map_features, write_arrays
 from training.finetune import FinetuneConfig, finetune
 from training.finetune_recipes import choose_finetune_recipe
 from training.packed import PackedDataset
 from training.pages.comparison import COMPARE_FILE, write_comparison
-from training.pages.pieces import mean_std, percent
+from training.pages.pieces import NOTHING, mean_std, percent
 from training.pages.record import FEATURES_FILE
 from training.plans import Plan, PlanFlags, PlanName, plan_for
 from training.pretrain import PretrainConfig, pretrain
 from training.probe import ProbeConfig, probe
 from training.recipes import RECIPES, NetworkFlags
-from training.run import RUN_FILE, read_run
+from training.run import read_run
 
 Arm = Literal["pretrained", "scratch"]
 ARMS: tuple[Arm, ...] = ("pretrained", "scratch")
@@ -104,7 +104,7 @@ class _Comparison:
         self.config, self.plan = config, plan_for(config.plan, config)
         self.device = pick_device(config.device)
         self.experiment = Experiment(config.out, asdict(config) | asdict(self.plan), _FREE)
-        self.shared = {
+        self.shared: dict[str, Any] = {
             "precision": config.precision, "device": config.device, "checkpoint_minutes": config.checkpoint_minutes,
         }  # fmt: skip
         self._open()
@@ -186,7 +186,9 @@ class _Comparison:
             finals = [self._finetune(arm, fraction, seed, chosen, test=True) for seed in self.plan.seeds]
         return {
             "arm": arm, "fraction": fraction, "blr": chosen if finals else None,
-            "tried": [{"blr": blr, "val_top1": o.metrics.get("val_top1"), "error": o.error} for blr, o in tried.items()],
+            "tried": [
+                {"blr": b, "val_top1": o.metrics.get("val_top1"), "error": o.error} for b, o in tried.items()
+            ],
             "runs": [
                 {"seed": seed, "name": o.name, "steps": steps_of(o.folder), "seconds": o.seconds, "error": o.error,
                  "metrics": dict(o.metrics)}
@@ -196,7 +198,7 @@ class _Comparison:
         }  # fmt: skip
 
     def _finetune(self, arm: Arm, fraction: float, seed: int, blr: float, *, test: bool) -> Outcome:
-        """Both arms by the recipe that suits the pre-trained network, but for layer decay, which scratch goes without."""
+        """Both arms by the recipe that suits the pre-trained network; from scratch without its layer decay."""
         n = self.network
         flags: dict[str, Any] = {"init": self.run}
         if arm == "scratch":
@@ -252,11 +254,15 @@ def json_ready(config: Plan | CompareConfig) -> dict[str, Any]:
 
 def table(document: Mapping[str, Any]) -> Table:
     """What the command prints."""
-    shown = Table("labels", "pre-trained", "from scratch", "difference", title="top-1 on the test set, mean ± deviation")
+    shown = Table(
+        "labels", "pre-trained", "from scratch", "difference", title="top-1 on the test set, mean ± deviation"
+    )
     for fraction in dict.fromkeys(arm["fraction"] for arm in document["arms"]):
         found = {a["arm"]: a["summary"].get("test_top1") for a in document["arms"] if a["fraction"] == fraction}
         ours, theirs = found["pretrained"], found["scratch"]
-        difference = "–" if ours is None or theirs is None else f"{100 * (ours['mean'] - theirs['mean']):+.1f} points"
+        difference = (
+            NOTHING if ours is None or theirs is None else f"{100 * (ours['mean'] - theirs['mean']):+.1f} points"
+        )
         shown.add_row(percent(fraction), mean_std(ours), mean_std(theirs), difference)
     return shown
 

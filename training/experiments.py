@@ -107,7 +107,7 @@ def stoppable() -> Iterator[None]:
     """SIGTERM and SIGINT raise Terminated wherever they arrive; inside a run they are its own, which saves first."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, before[number])  # a second one acts as it would have without us
+        signal.signal(number, before[signal.Signals(number)])  # a second one acts as it would have without us
         raise Terminated(_STOPPED)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +25,14 @@ _MIN_IMAGES = 8  # fewer make no map
 def write_features(
     out: Path, model: MaskedAutoencoder, packed: PackedDataset, device: torch.device, *, seed: int = 0
 ) -> Path | None:
-    """Write `features.npz` (points f32 [N, 2], labels i64 [N]) of up to 2,000 images; None where too few have labels."""
+    """Write `features.npz`: points f32 [N, 2], labels i64 [N], of up to 2,000 images; None where few have labels."""
     ids = labeled_sample(packed, seed)
     if len(ids) < _MIN_IMAGES:
         return None
-    arrays = {"points": map_features(model, packed, ids, device, seed), "labels": packed.labels[ids]}
+    arrays: dict[str, NDArray[Any]] = {
+        "points": map_features(model, packed, ids, device, seed),
+        "labels": packed.labels[ids],
+    }
     return write_arrays(out / FEATURES_FILE, arrays)
 
 
@@ -46,7 +50,7 @@ def map_features(
     return tsne(features, seed)
 
 
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> Path:
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Path:
     """An .npz that is whole or not there."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type,unused-ignore]

@@ -15,6 +15,7 @@ from training.cli import parse
 from training.errors import run_command
 from training.pages.figures import Line, line_figure
 from training.pages.pieces import (
+    NOTHING,
     confusion,
     f1_blocks,
     feature_map,
@@ -33,7 +34,6 @@ from training.pages.render import (
     Facts,
     Group,
     Page,
-    Section,
     Table,
     Text,
     drawing,
@@ -84,8 +84,10 @@ def verdict(record: Record) -> str:
     if kind == "pretrain":
         probes = [(name, found[1][-1]) for name in _PROBES if (found := record.series(name)) is not None]
         best = max(probes, key=lambda probe: probe[1], default=None)
-        said = "" if best is None else f", and a probe of its features ({_PROBES[best[0]]}) is right in {percent(best[1])}"
-        return f"The reconstruction loss is {number(metrics.get('reconstruction_loss', '–'))}{said}."
+        said = (
+            "" if best is None else f", and a probe of its features ({_PROBES[best[0]]}) is right in {percent(best[1])}"
+        )
+        return f"The reconstruction loss is {number(metrics.get('reconstruction_loss', NOTHING))}{said}."
     shares = {name: value for name, value in metrics.items() if name.endswith("_top1")}
     if not shares:
         return "Finished."
@@ -126,8 +128,8 @@ def _result(record: Record) -> list[Block]:
     names = {"name": "data", "num_images": "images", "num_corrupt": "unreadable images"}
     facts = [(said, number(record.data[name])) for name, said in names.items() if name in record.data]
     facts += [("classes", number(len(record.classes)))] if record.classes else []
-    facts += [(f"images to {n}", number(record.document[k])) for n, k in (("train on", "num_train"), ("validate on", "num_val"))
-              if k in record.document]  # fmt: skip
+    counts = {"num_train": "images to train on", "num_val": "images to validate on"}
+    facts += [(said, number(record.document[name])) for name, said in counts.items() if name in record.document]
     return [*blocks, Facts(facts)]
 
 
@@ -141,7 +143,11 @@ def _loss(record: Record) -> list[Block]:
 
 def _speed(record: Record) -> list[Block]:
     figures = [_curve(record, "images_per_s", "images per second", "Images per second over the epochs")]
-    waits = [_curve(record, _WAIT, "share of time spent waiting for data", "The share of time that went into waiting for data")]
+    waits = [
+        _curve(
+            record, _WAIT, "share of time spent waiting for data", "The share of time that went into waiting for data"
+        )
+    ]
     return [
         *_grouped(figures, "metrics.jsonl has no row with a speed yet."),
         *_grouped(waits, "The time spent waiting for data was not recorded."),
@@ -175,7 +181,10 @@ def _features(record: Record) -> list[Block]:
     if arrays is None:
         return [missing(f"There is no {FEATURES_FILE}: it is made at the end of a run whose data have labels.")]
     figure = feature_map(arrays["points"], arrays["labels"], record.classes, "pre-trained encoder")
-    return [Group([figure]), Text("Neighbours are alike to the encoder; distances between groups mean nothing.", "soft")]
+    return [
+        Group([figure]),
+        Text("Neighbours are alike to the encoder; distances between groups mean nothing.", "soft"),
+    ]
 
 
 def _classes(record: Record) -> list[Block]:
@@ -193,7 +202,9 @@ def _environment(record: Record) -> list[Block]:
 
 
 def _configuration(record: Record) -> list[Block]:
-    blocks: list[Block] = [Facts(_facts(record.config))] if record.config else [missing("run.json has no configuration.")]
+    blocks: list[Block] = (
+        [Facts(_facts(record.config))] if record.config else [missing("run.json has no configuration.")]
+    )
     recipe = record.document.get("recipe")
     if isinstance(recipe, dict):
         blocks += [Text("What the recipe made of it:", "soft"), Facts(_facts(recipe))]
@@ -201,7 +212,7 @@ def _configuration(record: Record) -> list[Block]:
 
 
 def _facts(fields: Any) -> list[tuple[str, str]]:
-    return [(str(name), "–" if value is None else str(value)) for name, value in fields.items()]
+    return [(str(name), NOTHING if value is None else str(value)) for name, value in fields.items()]
 
 
 def _curve(record: Record, name: str, label: str, alt: str) -> Drawing | None:

@@ -1,4 +1,4 @@
-"""python -m training.sweep --data DIR --out DIR --mask-ratio 0.5,0.75,0.9 --decoder-depth 1,2,4: a grid of pre-trainings.
+"""python -m training.sweep --data DIR --out DIR --mask-ratio 0.5,0.75 --decoder-depth 1,2,4: a grid of pre-trainings.
 
 Each is followed by a linear probe where there are labels, because losses compare within one target, loss and mask ratio
 alone. Every run of the grid is done once: the same command goes on where it was stopped.
@@ -26,7 +26,7 @@ from training.errors import EXIT_USAGE, TrainingError, run_command
 from training.experiments import Experiment, assignments, convert, read_json, steps_of, stoppable, write_json
 from training.packed import PackedDataset
 from training.pages.grid import SWEEP_FILE, readable, write_sweep
-from training.pages.pieces import number, percent
+from training.pages.pieces import NOTHING, number, percent
 from training.pretrain import PretrainConfig, pretrain
 from training.probe import ProbeConfig, probe
 from training.recipes import RECIPES, RecipeName
@@ -40,7 +40,7 @@ _FREE = {"out", "data", "probe_data", "device", "checkpoint_minutes", *AXES}
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """Pre-train once for every combination of the values of the axes, which are lists with commas, and probe each run."""
+    """Pre-train once for every combination of the axes' values, which are lists with commas, and probe each run."""
 
     data: Path
     """A folder of images, Parquet, or what training.pack wrote."""
@@ -77,14 +77,16 @@ class SweepConfig:
         for name, values in axes.items():
             if len(set(values)) < len(values):
                 raise ValueError(f"--{name.replace('_', '-')} must not name a value twice, got {getattr(self, name)}")
-        for values in grid(axes):
-            PretrainConfig(data=self.data, out=self.out, **self.passed(), **values)  # raises before the first run
+        for combination in grid(axes):
+            PretrainConfig(data=self.data, out=self.out, **self.passed(), **combination)  # raises before the first run
 
     @property
     def axes(self) -> dict[str, list[Any]]:
         """The values of every axis that is given."""
         given = {name: getattr(self, name) for name in AXES if getattr(self, name) is not None}
-        return {name: [convert(PretrainConfig, name, v.strip()) for v in text.split(",")] for name, text in given.items()}
+        return {
+            name: [convert(PretrainConfig, name, v.strip()) for v in text.split(",")] for name, text in given.items()
+        }
 
     @property
     def varied(self) -> dict[str, list[Any]]:
@@ -146,7 +148,11 @@ def _labeled(config: SweepConfig, packed: PackedDataset) -> PackedDataset | None
 
 
 def _cell(
-    config: SweepConfig, experiment: Experiment, packed: PackedDataset, labeled: PackedDataset | None, values: dict[str, Any]
+    config: SweepConfig,
+    experiment: Experiment,
+    packed: PackedDataset,
+    labeled: PackedDataset | None,
+    values: dict[str, Any],
 ) -> dict[str, Any]:
     """One combination: the pre-training, and the probe of what came of it."""
     name = "_".join(f"{axis.replace('_', '-')}-{value}" for axis, value in values.items())
@@ -161,9 +167,13 @@ def _cell(
         ), probe)  # fmt: skip
         metrics, error = metrics | dict(probed.metrics), probed.error
     return {
-        "name": name, "values": {axis: values[axis] for axis in config.varied}, "metrics": metrics, "seconds": run.seconds, "steps": steps_of(run.folder),
+        "name": name,
+        "values": {axis: values[axis] for axis in config.varied},
+        "metrics": metrics,
+        "seconds": run.seconds,
+        "steps": steps_of(run.folder),
         "error": error,
-    }  # fmt: skip
+    }
 
 
 def table(document: Mapping[str, Any]) -> Table:
@@ -177,7 +187,7 @@ def table(document: Mapping[str, Any]) -> Table:
         shown.add_row(
             *map(str, cell["values"].values()),
             "failed" if cell["error"] else percent(metrics.get("probe_val_top1")),
-            number(metrics.get("reconstruction_loss", "–")), f"{cell['seconds']:.1f}",
+            number(metrics.get("reconstruction_loss", NOTHING)), f"{cell['seconds']:.1f}",
         )  # fmt: skip
     return shown
 

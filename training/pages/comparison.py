@@ -15,6 +15,7 @@ from training.errors import TrainingError
 from training.experiments import RUNS, read_json
 from training.pages.figures import Bars, Line, bar_figure, line_figure
 from training.pages.pieces import (
+    NOTHING,
     confusion,
     f1_blocks,
     feature_map,
@@ -113,7 +114,9 @@ def _verdict(c: Comparison) -> str:
     for fraction in c.fractions:
         ours, theirs = c.summary("pretrained", fraction), c.summary("scratch", fraction)
         if ours is not None and theirs is not None:
-            said.append(f"{percent(ours['mean'])} against {percent(theirs['mean'])} with {share(fraction)} of the labels")
+            said.append(
+                f"{percent(ours['mean'])} against {percent(theirs['mean'])} with {share(fraction)} of the labels"
+            )
     failed = len(c.document.get("failed", ()))
     return ("; ".join(said) or "No fine-tuning is finished") + (f". Failed runs: {failed}." if failed else ".")
 
@@ -137,7 +140,7 @@ def _result(c: Comparison) -> list[Block]:
     )
     seeds = len(c.document["plan"]["seeds"])
     told = (
-        f"Mean ± standard deviation of {seeds} seeds, which draw the labels, the first weights and the order alike for both."
+        f"Mean ± standard deviation of {seeds} seeds, each of which draws the same labels for both arms."
         if seeds > 1 else "One seed, so nothing is known about the spread."
     )  # fmt: skip
     blocks: list[Block] = [
@@ -152,7 +155,7 @@ def _difference(c: Comparison, fraction: float) -> str:
     """Of the same seed's two runs: the mean, and in how many of them pre-training was ahead."""
     pairs = _pairs(c, fraction)
     if not pairs:
-        return "–"
+        return NOTHING
     differences = [ours - theirs for ours, theirs in pairs]
     ahead = sum(d > 0 for d in differences)
     return f"{100 * np.mean(differences):+.1f} points, ahead in {ahead} of {len(pairs)}"
@@ -160,7 +163,11 @@ def _difference(c: Comparison, fraction: float) -> str:
 
 def _pairs(c: Comparison, fraction: float) -> list[tuple[float, float]]:
     by_seed = [
-        {run["seed"]: run["metrics"]["test_top1"] for run in c.arm(arm, fraction)["runs"] if "test_top1" in run["metrics"]}
+        {
+            run["seed"]: run["metrics"]["test_top1"]
+            for run in c.arm(arm, fraction)["runs"]
+            if "test_top1" in run["metrics"]
+        }
         for arm in NAMES
     ]
     return [(by_seed[0][seed], by_seed[1][seed]) for seed in by_seed[0] if seed in by_seed[1]]
@@ -168,7 +175,7 @@ def _pairs(c: Comparison, fraction: float) -> list[tuple[float, float]]:
 
 def _f1(c: Comparison, fraction: float) -> str:
     found = [c.summary(arm, fraction, "test_f1") for arm in NAMES]
-    return " / ".join("–" if s is None else f"{s['mean']:.3f}" for s in found)
+    return " / ".join(NOTHING if s is None else f"{s['mean']:.3f}" for s in found)
 
 
 def _part(summary: Mapping[str, float | None] | None, name: str) -> float:
@@ -195,15 +202,17 @@ def _curves(c: Comparison) -> list[Block]:
         curves = {arm: validation_curves(c.records(arm, fraction)) for arm in NAMES}
         lines = [_line(NAMES[arm], values, i) for i, (arm, values) in enumerate(curves.items()) if values.size]
         if lines:
-            figure = line_figure(lines, x_label=f"epoch ({share(fraction)} of the labels)", y_label="right", percent=True)
+            figure = line_figure(
+                lines, x_label=f"epoch ({share(fraction)} of the labels)", y_label="right", percent=True
+            )
             figures.append(drawing(figure, f"Validation accuracy over the epochs with {share(fraction)} of the labels"))
         reached = [epochs_to_reach(*pair) for pair in zip(*curves.values(), strict=False)]
-        rows.append([share(fraction), ", ".join("never" if r is None else str(r) for r in reached) or "–"])
+        rows.append([share(fraction), ", ".join("never" if r is None else str(r) for r in reached) or NOTHING])
     if not figures:
         return [missing("No epoch of a fine-tuning is finished.")]
     return [
         Text("Accuracy on the validation split; the band spans the seeds.", "soft"), Group(figures),
-        Table(["labels", "epochs, for each seed"], rows, "until pre-trained is as good as the best that from scratch ever is"),
+        Table(["labels", "epochs, by seed"], rows, "epochs until pre-trained is as good as from scratch ever gets"),
     ]  # fmt: skip
 
 
@@ -263,20 +272,24 @@ def _choices(c: Comparison) -> list[Block]:
     rows = []
     for arm in c.document["arms"]:
         tried = ", ".join(f"{t['blr']:g}: {t['error'] or percent(t['val_top1'])}" for t in arm["tried"])
-        chosen = "–" if arm["blr"] is None else f"{arm['blr']:g}"
+        chosen = NOTHING if arm["blr"] is None else f"{arm['blr']:g}"
         rows.append([share(arm["fraction"]), NAMES[arm["arm"]], tried or "only one to choose from", chosen])
-    note = "The rate with the best validation accuracy of the first seed is used for every seed; the test set had no say."
+    note = (
+        "The rate with the best validation accuracy of the first seed is used for every seed; the test set had no say."
+    )
     return [Text(note, "soft"), Table(["labels", "arm", "learning rate per 256 images: validation", "chosen"], rows)]
 
 
 def _budgets(c: Comparison) -> list[Block]:
     p = c.document["pretraining"]
     own = "before this comparison" if p["seconds"] is None else seconds(p["seconds"])
-    rows = [["pre-training", "", number(p["steps"] or "–"), own]]
+    rows = [["pre-training", "", number(p["steps"] or NOTHING), own]]
     for arm in c.document["arms"]:
-        steps = ", ".join(dict.fromkeys(number(run["steps"]) for run in arm["runs"])) or "–"
+        steps = ", ".join(dict.fromkeys(number(run["steps"]) for run in arm["runs"])) or NOTHING
         spent = [run["seconds"] for run in arm["runs"]]
-        rows.append([NAMES[arm["arm"]], share(arm["fraction"]), steps, seconds(float(np.mean(spent)) if spent else None)])
+        rows.append(
+            [NAMES[arm["arm"]], share(arm["fraction"]), steps, seconds(float(np.mean(spent)) if spent else None)]
+        )
     note = "Both arms take the same steps with the same batches; only the pre-training comes on top."
     return [Text(note, "soft"), Table(["", "labels", "steps", "time of a run"], rows),
             Facts([("in all", seconds(c.document.get("seconds")))])]  # fmt: skip
@@ -289,4 +302,4 @@ def _environment(c: Comparison) -> list[Block]:
 
 def _configuration(c: Comparison) -> list[Block]:
     fields = {**c.document["config"], **c.document["plan"]}
-    return [Facts([(name, "–" if value is None else str(value)) for name, value in fields.items()])]
+    return [Facts([(name, NOTHING if value is None else str(value)) for name, value in fields.items()])]

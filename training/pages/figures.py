@@ -21,10 +21,10 @@ _SIZE = (5.6, 3.3)  # inches; at 72 pixels each a figure fits a phone, and two o
 _MARKERS = ("o", "^", "s")
 MAX_NUMBERED = 30  # classes that a matrix can show with names and numbers, and a map with a legend
 _STYLE: dict[str, Any] = {
-    "svg.fonttype": "none", "svg.hashsalt": "maeve", "text.parse_math": False, "font.size": 11.0, "axes.facecolor": "none",
-    "figure.facecolor": light("card"), "text.color": light("text"), "axes.labelcolor": light("text"),
-    "axes.edgecolor": light("line"), "axes.titlecolor": light("text"), "axes.titlesize": 11.0, "grid.color": light("line"),
-    "xtick.color": light("line"), "ytick.color": light("line"), "xtick.labelcolor": light("soft"),
+    "svg.fonttype": "none", "svg.hashsalt": "maeve", "text.parse_math": False, "font.size": 11.0,
+    "axes.facecolor": "none", "figure.facecolor": light("card"), "text.color": light("text"), "axes.labelcolor": light("text"),
+    "axes.edgecolor": light("line"), "axes.titlecolor": light("text"), "axes.titlesize": 11.0,
+    "grid.color": light("line"), "xtick.color": light("line"), "ytick.color": light("line"), "xtick.labelcolor": light("soft"),
     "ytick.labelcolor": light("soft"), "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
     "legend.frameon": False, "legend.fontsize": 10.5, "lines.linewidth": 1.8, "figure.constrained_layout.use": True,
 }  # fmt: skip
@@ -55,12 +55,12 @@ class Bars:
 def line_figure(
     lines: Sequence[Line], *, x_label: str, y_label: str, percent: bool = False, integer_x: bool = True
 ) -> Figure:
-    """Curves. percent: y counts from 0 to 1 and is shown in percent; integer_x: x counts, so it has no ticks between."""
+    """Curves. percent: y counts from 0 to 1 and is shown in percent; integer_x: no ticks between counts."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=_SIZE)
         axes = figure.subplots()
         for line in lines:
-            dots = {"marker": "o", "markersize": 3.5} if len(np.asarray(line.x)) < 40 else {}
+            dots: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(np.asarray(line.x)) < 40 else {}
             axes.plot(
                 line.x, line.y, label=line.name, color=series(line.color), ls="--" if line.dashed else "-", **dots
             )
@@ -107,7 +107,16 @@ def map_figure(points: NDArray[np.float32], labels: NDArray[np.int64], classes: 
             rows = labels == label
             name = classes[label] if 0 <= label < len(classes) else "no label"
             marker = _MARKERS[(label // 10) % len(_MARKERS)]
-            axes.scatter(*points[rows].T, s=size, color=series(int(label)), marker=marker, label=name, lw=0, alpha=0.85)
+            axes.scatter(
+                points[rows, 0],
+                points[rows, 1],
+                s=size,
+                color=series(int(label)),
+                marker=marker,
+                label=name,
+                lw=0,
+                alpha=0.85,
+            )
         axes.set_axis_off()
         if len(classes) <= MAX_NUMBERED:
             columns = 2 if len(classes) > 15 else 1
@@ -129,7 +138,9 @@ def heat_figure(
     """A matrix [R, C] of strengths in 0..1 (NaN = nothing there) with a text in every cell; cell_width in inches."""
     longest = max(map(len, rows), default=1)
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(max(2.6, cell_width * len(columns) + 0.075 * longest + 1.1), max(1.6, 0.34 * len(rows) + 1.3)))
+        figure = Figure(
+            figsize=(max(2.6, cell_width * len(columns) + 0.075 * longest + 1.1), max(1.6, 0.34 * len(rows) + 1.3))
+        )
         axes = figure.subplots()
         _cells(axes, values, texts)
         turned = 90 if len(columns) > 4 and max(map(len, columns)) > 4 else 0

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from training.errors import TrainingError
 from training.experiments import RUNS, read_json
 from training.pages.figures import Bars, Line, bar_figure, heat_figure, line_figure, png
-from training.pages.pieces import number, open_picture, percent, seconds
+from training.pages.pieces import NOTHING, number, open_picture, percent, seconds
 from training.pages.record import PICTURES
 from training.pages.render import (
     Block,
@@ -36,14 +36,14 @@ from training.run import write_atomic
 SWEEP_FILE, PAGE_FILE, PICTURE_FILE = "sweep.json", "sweep.html", "sweep.png"
 _MAX_PICTURES = 24
 _CAVEAT = (
-    "A reconstruction loss compares only with those of the same target, loss, mask ratio and patch size: hiding less or "
-    "predicting other pixels makes another task. "
+    "A reconstruction loss compares only with those of the same target, loss, mask ratio and patch size: hiding less "
+    "or predicting other pixels makes another task. "
 )
 Document = Mapping[str, Any]
 
 
 def write_sweep(folder: Path) -> Path:
-    """Write sweep.html and sweep.png, and return the former's path. Raises TrainingError where there is no sweep.json."""
+    """Write sweep.html and sweep.png; the path of the former. Raises TrainingError where there is no sweep.json."""
     document = read_json(folder / SWEEP_FILE)
     if document is None:
         raise TrainingError(f"{folder} has no {SWEEP_FILE}; is it the --out of training.sweep?")
@@ -95,7 +95,9 @@ def grid_figure(document: Document) -> Figure:
     if numeric and len(scores) > 1:
         points = sorted((float(x), y) for x, y in scores.items() if np.isfinite(y))
         x, y = zip(*points, strict=True) if points else ((), ())
-        return line_figure([Line(name=label, x=x, y=y)], x_label=readable(name), y_label=label, percent=probed, integer_x=False)
+        return line_figure(
+            [Line(name=label, x=x, y=y)], x_label=readable(name), y_label=label, percent=probed, integer_x=False
+        )
     bars = Bars(name=label, values=list(scores.values()), errors=[float("nan")] * len(scores))
     return bar_figure([bars], list(scores), y_label=label, percent=probed)
 
@@ -138,7 +140,10 @@ def _verdict(document: Document) -> str:
         return f"{len(document['cells'])} pre-trainings; there were no labels to tell the better features by."
     if np.isnan(score(document, best)):
         return "Every run failed."
-    return f"The best features come with {_values(best)}: a linear probe is right in {percent(score(document, best))}."
+    equals = sum(score(document, cell) == score(document, best) for cell in document["cells"]) - 1
+    others = f", and {equals} others do as well" if equals else ""
+    right = percent(score(document, best))
+    return f"The best features come with {_values(best)}: a linear probe is right in {right}{others}."
 
 
 def _values(cell: Mapping[str, Any]) -> str:
@@ -148,14 +153,17 @@ def _values(cell: Mapping[str, Any]) -> str:
 def _result(document: Document, figure: Figure) -> list[Block]:
     rows = [
         [*map(str, cell["values"].values()), percent(cell["metrics"].get("probe_val_top1")),
-         number(cell["metrics"].get("reconstruction_loss", "–")), number(cell["steps"] or "–"), seconds(cell["seconds"])]
+         number(cell["metrics"].get("reconstruction_loss", NOTHING)), number(cell["steps"] or NOTHING),
+         seconds(cell["seconds"])]
         for cell in ranked(document)
     ]  # fmt: skip
     head = [*map(readable, document["axes"]), "probe", "loss", "steps", "time"]
     alt = f"{'Probe accuracy' if document['probed'] else 'Loss'}: " + "; ".join(
         f"{_values(cell)}: {_said(document, score(document, cell))}" for cell in ranked(document)
     )
-    order = "The table is ordered by the probe." if document["probed"] else "Give labels by --probe-data to rank the runs."
+    order = (
+        "The table is ordered by the probe." if document["probed"] else "Give labels by --probe-data to rank the runs."
+    )
     return [
         Group([drawing(figure, alt)]), Table(head, rows), Text(_CAVEAT + order, "soft"),
         *(Text(f"Failed: {f['name']}: {f['error']}", "bad") for f in document["failed"]),
@@ -173,7 +181,9 @@ def _reconstructions(document: Document, folder: Path) -> list[Block]:
         else:
             alt = f"Reconstructions with {_values(cell)}: image, visible part, reconstruction"
             shown.append(picture(found, alt, _values(cell), max_width=280))
-    blocks: list[Block] = [Text("After the last epoch: the image, what the network sees of it, and what it makes of that.", "soft")]
+    blocks: list[Block] = [
+        Text("After the last epoch: the image, what the network sees of it, and what it makes of that.", "soft")
+    ]
     blocks += [Group(shown, "pictures")] if shown else []
     blocks += [missing(f"There is no picture of {name}.") for name in without]
     if len(cells) > _MAX_PICTURES:
@@ -187,4 +197,4 @@ def _environment(document: Document) -> list[Block]:
 
 
 def _configuration(document: Document) -> list[Block]:
-    return [Facts([(name, "–" if value is None else str(value)) for name, value in document["config"].items()])]
+    return [Facts([(name, NOTHING if value is None else str(value)) for name, value in document["config"].items()])]

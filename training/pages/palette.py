@@ -1,6 +1,6 @@
 """The colours of a page, (light, dark): those of the service's own page, and a few more for what figures tell apart.
 
-Figures are drawn in the light colours, and a page puts the names in their place, so that they follow the reader's theme.
+Figures are drawn in the light colours, and a page puts the names there, so that they follow its reader's theme.
 """
 
 from __future__ import annotations

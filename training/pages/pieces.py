@@ -17,12 +17,13 @@ from training.pages.record import PREDICTIONS_FILE, Record
 from training.pages.render import Block, Drawing, Group, Heading, Table, Text, drawing, missing, picture
 from training.pages.scores import SPLIT_NAMES, Scores, score
 
+NOTHING = "\N{EN DASH}"  # where a figure would be
 _MAX_PICTURES = 6
 _EXTREMES = 10  # classes shown at either end where there are too many for all
 
 
 def percent(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+    return NOTHING if value is None or math.isnan(value) else f"{100 * value:.1f} %"
 
 
 def number(value: object) -> str:
@@ -35,7 +36,7 @@ def number(value: object) -> str:
 def mean_std(summary: Mapping[str, float | None] | None) -> str:
     """Of a summary over seeds; the deviation in points where there is one."""
     if summary is None or summary["mean"] is None:
-        return "–"
+        return NOTHING
     std = summary["std"]
     return percent(summary["mean"]) + ("" if std is None else f" ± {100 * std:.1f}")
 
@@ -43,7 +44,7 @@ def mean_std(summary: Mapping[str, float | None] | None) -> str:
 def seconds(value: float | None) -> str:
     """In the unit that reads best."""
     if value is None:
-        return "–"
+        return NOTHING
     if value < 120:
         return f"{value:.1f} s"
     return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
@@ -71,7 +72,7 @@ def reconstructions(record: Record) -> list[Block]:
             unreadable.append(file.name)
             continue
         epoch = file.stem.removeprefix("epoch-").lstrip("0") or "0"
-        alt = f"Reconstructions after epoch {epoch}: each row an image, the same with patches hidden, and what was made of it"
+        alt = f"Reconstructions after epoch {epoch}: each row an image, its visible part, and what was made of that"
         shown.append(picture(found, alt, f"epoch {epoch}"))
     blocks: list[Block] = [Text("Each row: the image, what the network sees of it, and what it makes of that.", "soft")]
     if shown:
@@ -107,7 +108,9 @@ def confusion(scores: Scores, classes: Sequence[str], name: str = "") -> Drawing
     """Shares of each true class; numbers where they can be read."""
     who = f" of {name}" if name else ""
     images = int(scores.confusion.sum())
-    alt = f"Confusion matrix{who} on the {images} images of the {SPLIT_NAMES[scores.split]}; top-1 {percent(scores.top1)}"
+    alt = (
+        f"Confusion matrix{who} on the {images} images of the {SPLIT_NAMES[scores.split]}; top-1 {percent(scores.top1)}"
+    )
     caption = f"{name or 'Confusion'}: {images:,} images of the {SPLIT_NAMES[scores.split]}"
     rates = scores.rates()
     if len(classes) > MAX_NUMBERED:
@@ -125,7 +128,7 @@ def f1_blocks(named: Sequence[tuple[str, Scores]], classes: Sequence[str]) -> li
     counts = named[-1][1].confusion.sum(axis=1)
 
     def row(k: int) -> list[str]:
-        return [classes[k], f"{counts[k]:,}", *("–" if np.isnan(s.f1[k]) else f"{s.f1[k]:.3f}" for _, s in named)]
+        return [classes[k], f"{counts[k]:,}", *(NOTHING if np.isnan(s.f1[k]) else f"{s.f1[k]:.3f}" for _, s in named)]
 
     macro = ["macro average", f"{counts.sum():,}", *(f"{s.macro_f1:.3f}" for _, s in named)]
     if len(classes) <= MAX_NUMBERED:

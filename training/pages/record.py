@@ -61,7 +61,7 @@ class Record:
         return max((float(row["epoch"]) for row in self.rows), default=0.0)
 
     def series(self, name: str) -> Series | None:
-        """(epochs f64 [T], values f64 [T]) of the finite values that metrics.jsonl has under a name, None without any."""
+        """(epochs f64 [T], values f64 [T]) of the finite values that metrics.jsonl has under a name; None: none."""
         found = [(row["epoch"], row[name]) for row in self.rows if _is_number(row.get(name))]
         if not found:
             return None

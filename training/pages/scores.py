@@ -34,7 +34,8 @@ class Scores:
     def rates(self) -> NDArray[np.float64]:
         """The confusion as shares of each true class: f64 [K, K], zero rows for a class that is not there."""
         totals = self.confusion.sum(axis=1, keepdims=True)
-        return self.confusion / np.maximum(totals, 1)
+        rates: NDArray[np.float64] = self.confusion / np.maximum(totals, 1)
+        return rates
 
 
 def score(arrays: Mapping[str, NDArray[Any]], num_classes: int) -> Scores | None:
@@ -49,13 +50,17 @@ def score(arrays: Mapping[str, NDArray[Any]], num_classes: int) -> Scores | None
         if len(labels) == 0:
             continue
         if logits.shape != (len(labels), num_classes) or not ((labels >= 0) & (labels < num_classes)).all():
-            raise TrainingError(f"the {split} predictions are {logits.shape} for {len(labels)} labels, {num_classes} classes")
+            raise TrainingError(
+                f"the {split} predictions are {logits.shape} for {len(labels)} labels, {num_classes} classes"
+            )
         return _scores(split, labels, logits.argmax(axis=1), num_classes)
     return None
 
 
 def _scores(split: str, labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> Scores:
-    confusion = np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+    confusion = np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(
+        num_classes, num_classes
+    )
     hits = np.diag(confusion)
     either = confusion.sum(axis=0) + confusion.sum(axis=1)
     f1 = np.divide(2 * hits, either, out=np.full(num_classes, np.nan), where=either > 0)
