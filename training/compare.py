@@ -139,7 +139,7 @@ class _Comparison:
             "command": shlex.join(["python", "-m", "training.compare", *sys.argv[1:]]),
             "config": json_ready(self.config),
             "plan": json_ready(self.plan),
-            "environment": environment(self.device),
+            "environment": environment(self.config.device),
             "git_commit": read_run(self.run, "pretrain").get("git_commit"),
             "data": {"name": self.labeled.info.name, "num_images": len(self.labeled), "num_test": len(self.test)},
             "classes": list(self.classes),

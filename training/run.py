@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 
 from bundle.labels import encode_labels
+from training.environment import environment
 from training.errors import TrainingError
 from training.packed import PackInfo
 
@@ -38,6 +39,7 @@ class Run:
     def __init__(self, out: Path, kind: Kind, config: Mapping[str, Any], *, resume: bool) -> None:
         self.out = out
         self.document: dict[str, Any] = {"kind": kind, "config": _jsonable(config), "git_commit": _git_commit()}
+        self.document["environment"] = environment(str(config.get("device", "auto")))
         earlier = _read_json(out / RUN_FILE)
         if earlier is not None and not resume:
             raise TrainingError(f"{out} holds a run already; add --resume to go on with it or choose another --out")

@@ -112,7 +112,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     SIGTERM and SIGINT.
     """
     with stoppable():
-        device = pick_device(config.device)
+        pick_device(config.device)  # raises before anything is done
         experiment = Experiment(config.out, asdict(config), _FREE)
         size = None if config.recipe is None else RECIPES[config.recipe].pack_size
         packed = open_data(config.data, config.out / "pack", size=size)
@@ -122,7 +122,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
             "status": "failed" if experiment.failed else "finished",
             "command": shlex.join(["python", "-m", "training.sweep", *sys.argv[1:]]),
             "config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
-            "environment": environment(device),
+            "environment": environment(config.device),
             "git_commit": (read_json(config.out / "runs" / cells[0]["name"] / RUN_FILE) or {}).get("git_commit"),
             "data": {"name": packed.info.name, "num_images": len(packed)},
             "axes": config.varied, "cells": cells, "probed": labeled is not None,

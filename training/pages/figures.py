@@ -22,10 +22,11 @@ _MARKERS = ("o", "^", "s")
 MAX_NUMBERED = 30  # classes that a matrix can show with names and numbers, and a map with a legend
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "maeve", "text.parse_math": False, "font.size": 11.0,
-    "axes.facecolor": "none", "figure.facecolor": light("card"), "text.color": light("text"), "axes.labelcolor": light("text"),
-    "axes.edgecolor": light("line"), "axes.titlecolor": light("text"), "axes.titlesize": 11.0,
-    "grid.color": light("line"), "xtick.color": light("line"), "ytick.color": light("line"), "xtick.labelcolor": light("soft"),
-    "ytick.labelcolor": light("soft"), "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "axes.facecolor": "none", "figure.facecolor": light("card"), "text.color": light("text"),
+    "axes.labelcolor": light("text"), "axes.edgecolor": light("line"), "axes.titlecolor": light("text"),
+    "axes.titlesize": 11.0, "grid.color": light("line"), "xtick.color": light("line"), "ytick.color": light("line"),
+    "xtick.labelcolor": light("soft"), "ytick.labelcolor": light("soft"), "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True,
     "legend.frameon": False, "legend.fontsize": 10.5, "lines.linewidth": 1.8, "figure.constrained_layout.use": True,
 }  # fmt: skip
 
