@@ -6,7 +6,6 @@ test set is looked at once by each run that was chosen.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -32,7 +31,7 @@ from training.finetune_recipes import choose_finetune_recipe
 from training.packed import PackedDataset
 from training.pages.comparison import COMPARE_FILE, write_comparison
 from training.pages.pieces import NOTHING, mean_std, percent
-from training.pages.record import FEATURES_FILE
+from training.pages.record import FEATURES_FILE, command_line, read_record
 from training.plans import Plan, PlanFlags, PlanName, plan_for
 from training.pretrain import PretrainConfig, pretrain
 from training.probe import ProbeConfig, probe
@@ -136,7 +135,7 @@ class _Comparison:
         arms = [self._arm(arm, fraction) for fraction in self.plan.fractions for arm in ARMS]
         return {
             "status": "failed" if self.experiment.failed else "finished",
-            "command": shlex.join(["python", "-m", "training.compare", *sys.argv[1:]]),
+            "command": command_line("python -m training.compare", asdict(self.config)),
             "config": json_ready(self.config),
             "plan": json_ready(self.plan),
             "environment": environment(self.config.device),
@@ -233,8 +232,9 @@ def _pack_size(run: Path) -> tuple[int, int]:
 
 
 def _rank(outcome: Outcome) -> tuple[float, float]:
-    """Accuracy on the validation split; the loss where that does not tell two runs apart."""
-    return outcome.metrics["val_top1"], -outcome.metrics.get("val_loss", 0.0)
+    """Accuracy on the validation split; its loss after the last epoch where that does not tell two runs apart."""
+    losses = read_record(outcome.folder).series("val_loss")
+    return outcome.metrics["val_top1"], 0.0 if losses is None else -float(losses[1][-1])
 
 
 def _summary(metrics: list[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:

@@ -124,7 +124,7 @@ def _result(record: Record) -> list[Block]:
     else:
         blocks.append(missing("There are no final metrics: the run is not finished."))
     if record.num_bad_rows:
-        blocks.append(missing(f"{record.num_bad_rows} rows of metrics.jsonl cannot be read and are left out."))
+        blocks.append(missing(f"Rows of metrics.jsonl that cannot be read and are left out: {record.num_bad_rows}."))
     names = {"name": "data", "num_images": "images", "num_corrupt": "unreadable images"}
     facts = [(said, number(record.data[name])) for name, said in names.items() if name in record.data]
     facts += [("classes", number(len(record.classes)))] if record.classes else []

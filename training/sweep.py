@@ -7,7 +7,6 @@ alone. Every run of the grid is done once: the same command goes on where it was
 from __future__ import annotations
 
 import itertools
-import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ from training.experiments import Experiment, assignments, convert, read_json, st
 from training.packed import PackedDataset
 from training.pages.grid import SWEEP_FILE, readable, write_sweep
 from training.pages.pieces import NOTHING, number, percent
+from training.pages.record import command_line
 from training.pretrain import PretrainConfig, pretrain
 from training.probe import ProbeConfig, probe
 from training.recipes import RECIPES, RecipeName
@@ -120,7 +120,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
         cells = [_cell(config, experiment, packed, labeled, values) for values in grid(config.axes)]
         document = {
             "status": "failed" if experiment.failed else "finished",
-            "command": shlex.join(["python", "-m", "training.sweep", *sys.argv[1:]]),
+            "command": command_line("python -m training.sweep", asdict(config)),
             "config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
             "environment": environment(config.device),
             "git_commit": (read_json(config.out / "runs" / cells[0]["name"] / RUN_FILE) or {}).get("git_commit"),

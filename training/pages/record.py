@@ -89,7 +89,7 @@ class Record:
         module = f"python -m training.{self.kind}"
         if isinstance(argv, list) and argv:
             return shlex.join([*module.split(), *map(str, argv[1:])])
-        return " ".join([module, *(flag for name, value in self.config.items() for flag in _flags(name, value))])
+        return command_line(module, self.config)
 
 
 def read_record(folder: Path) -> Record:
@@ -119,13 +119,18 @@ def _read_rows(path: Path) -> tuple[tuple[Mapping[str, Any], ...], int]:
     return tuple(rows), len(lines) - len(rows)
 
 
+def command_line(command: str, config: Mapping[str, Any]) -> str:
+    """A command with every field of its configuration as a flag, but for those that are not set."""
+    return " ".join([command, *(flag for name, value in config.items() for flag in _flags(name, value))])
+
+
 def _flags(name: str, value: object) -> list[str]:
     flag = f"--{name.replace('_', '-')}"
-    if value is None or value is False or name == "resume":
+    if value is None or value is False or name == "resume" or value in ([], ()):
         return []
     if value is True:
         return [flag]
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [flag, *(shlex.quote(str(v)) for v in value)]
     return [flag, shlex.quote(str(value))]
 

@@ -80,7 +80,12 @@ def figures() -> list[object]:
         bar_figure([Bars(name="a", values=[0.5], errors=[float("nan")])], ["10 %"], y_label="right"),
         map_figure(np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32), labels, ["a", "b", "c"]),
         heat_figure(
-            np.eye(2), rows=["a", "b"], columns=["a", "b"], row_label="r", column_label="c", texts=[["1", ""], ["", "1"]]
+            np.eye(2),
+            rows=["a", "b"],
+            columns=["a", "b"],
+            row_label="r",
+            column_label="c",
+            texts=[["1", ""], ["", "1"]],
         ),
         matrix_figure(np.eye(40)),
     ]
