@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from training.pages.figures import (
@@ -64,8 +67,6 @@ def test_a_cell_s_text_can_be_read_at_any_strength(theme: int, strength: float) 
 
 
 def test_the_service_s_page_has_the_same_colours() -> None:
-    from pathlib import Path
-
     css = (Path(__file__).parents[3] / "service" / "static" / "index.html").read_text()
     for name in ("page", "text", "soft", "line", "accent", "bad"):
         light, dark = COLORS[name]
@@ -73,7 +74,7 @@ def test_the_service_s_page_has_the_same_colours() -> None:
         assert f"--{name}: light-dark({light}, {dark});" in css_variables()
 
 
-def figures() -> list[object]:
+def figures() -> list[Figure]:
     labels = np.arange(12) % 3
     return [
         line_figure([Line(name="loss", x=[1, 2], y=[3.0, 4.0])], x_label="epoch", y_label="loss"),
@@ -93,7 +94,7 @@ def figures() -> list[object]:
 
 @pytest.mark.parametrize("index", range(5))
 def test_an_svg_has_no_colours_of_its_own_and_no_fixed_size(index: int) -> None:
-    text = svg(figures()[index])  # type: ignore[arg-type]
+    text = svg(figures()[index])
     assert text.startswith("<svg")
     assert re.findall(r"#[0-9a-f]{6}\b", text) == []
     assert set(re.findall(r"var\(--([\w-]+)\)", text)) <= set(COLORS)
@@ -107,15 +108,15 @@ def test_the_points_of_a_line_lie_where_their_numbers_say() -> None:
         [Line(name="a", x=[0, 1, 2], y=[5.0, 3.0, 1.0]), Line(name="b", x=[0, 2], y=[1.0, 2.0], color=1)],
         x_label="epoch", y_label="loss",
     )  # fmt: skip
-    lines = figure.axes[0].lines
-    assert [line.get_xydata().tolist() for line in lines] == [[[0, 5], [1, 3], [2, 1]], [[0, 1], [2, 2]]]
+    axes: Any = figure.axes[0]
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[0, 5], [1, 3], [2, 1]], [[0, 1], [2, 2]]]
     text = svg(figure)
     assert [">epoch<" in text, ">loss<" in text, ">a<" in text, ">b<" in text] == [True] * 4
 
 
 def test_error_bars_are_drawn_where_there_is_a_spread() -> None:
     bars = Bars(name="a", values=[0.5, 0.6, float("nan")], errors=[0.1, float("nan"), float("nan")])
-    axes = bar_figure([bars], ["1", "2", "3"], y_label="right", percent=True).axes[0]
+    axes: Any = bar_figure([bars], ["1", "2", "3"], y_label="right", percent=True).axes[0]
     assert [patch.get_height() for patch in axes.patches] == [0.5, 0.6, 0.0]
     (errors,) = axes.collections
     assert [segment[:, 1].tolist() for segment in errors.get_segments()] == [[0.4, 0.6]]
@@ -130,7 +131,7 @@ def test_strange_names_are_shown_as_they_are() -> None:
 
 
 def test_figures_on_one_page_share_no_ids() -> None:
-    text = svg(figures()[0])  # type: ignore[arg-type]
+    text = svg(figures()[0])
     first, second = unique_ids(text, "f1-"), unique_ids(text, "f2-")
     ids = [re.findall(r' id="([^"]*)"', t) for t in (first, second)]
     assert ids[0]
@@ -140,6 +141,6 @@ def test_figures_on_one_page_share_no_ids() -> None:
 
 
 def test_a_png_shows_the_same_figure_in_light_colours() -> None:
-    image = Image.open(io.BytesIO(png(figures()[3]))).convert("RGB")  # type: ignore[arg-type]
+    image = Image.open(io.BytesIO(png(figures()[3]))).convert("RGB")
     colors = {color for _, color in image.getcolors(maxcolors=2**24) or []}
     assert {(255, 255, 255), (0x7A, 0x9B, 0xE0), (0x1C, 0x1D, 0x20)} <= colors

@@ -134,7 +134,7 @@ def test_many_classes_are_a_picture_and_the_best_and_the_worst(tuned: Path, tmp_
     best, worst = page.tables[-2], page.tables[-1]
     assert len(best) == len(worst) == 11
     assert [row[2] for row in best[1:]] == ["1.000"] * 10
-    assert [row for row in worst[1:3]] == [["class 7", "10", "0.000"], ["class 8", "10", "0.667"]]
+    assert list(worst[1:3]) == [["class 7", "10", "0.000"], ["class 8", "10", "0.667"]]
     assert "class 20" not in page.sections["classes"]
 
 

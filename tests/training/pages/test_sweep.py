@@ -91,7 +91,7 @@ def test_the_page_says_what_sweep_json_says(config: SweepConfig, document: dict[
 @pytest.mark.usefixtures("document")
 def test_nothing_is_done_twice_and_an_axis_can_grow(config: SweepConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
-    real = module.pretrain
+    from training.pretrain import pretrain as real
 
     def pretrain(asked: Any) -> Path:
         started.append(asked.decoder_depth)
@@ -174,9 +174,9 @@ def made_up(axes: dict[str, list[Any]], scores: list[float]) -> dict[str, Any]:
 
 
 def test_one_axis_of_numbers_is_a_line_and_one_of_names_bars() -> None:
-    line = grid_figure(made_up({"mask_ratio": [0.9, 0.5, 0.75]}, [0.3, 0.1, 0.2]))
+    line: Any = grid_figure(made_up({"mask_ratio": [0.9, 0.5, 0.75]}, [0.3, 0.1, 0.2]))
     assert line.axes[0].lines[0].get_xydata().tolist() == [[0.5, 0.1], [0.75, 0.2], [0.9, 0.3]]
-    bars = grid_figure(made_up({"loss": ["mse", "l1"]}, [0.3, 0.1]))
+    bars: Any = grid_figure(made_up({"loss": ["mse", "l1"]}, [0.3, 0.1]))
     assert [patch.get_height() for patch in bars.axes[0].patches] == [0.3, 0.1]
 
 
@@ -193,7 +193,11 @@ def test_several_axes_are_a_matrix_whose_longest_axis_lies_across() -> None:
 
 
 def test_three_axes_share_the_rows() -> None:
-    axes = {"loss": ["mse", "l1"], "target": ["raw", "normalized"], "mask_ratio": [0.5, 0.75, 0.9]}
+    axes: dict[str, list[Any]] = {
+        "loss": ["mse", "l1"],
+        "target": ["raw", "normalized"],
+        "mask_ratio": [0.5, 0.75, 0.9],
+    }
     figure = grid_figure(made_up(axes, np.linspace(0, 1, 12).tolist()))
     rows = [t.get_text() for t in figure.axes[0].get_yticklabels()]
     assert rows == ["mse, raw", "mse, normalized", "l1, raw", "l1, normalized"]
