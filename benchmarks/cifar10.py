@@ -24,7 +24,7 @@ import httpx
 
 from benchmarks.report import Report
 from benchmarks.serve_load import service
-from training.sources import Sample, open_source
+from training.sources import open_source
 
 _PER_REQUEST = 64
 
@@ -53,8 +53,8 @@ def main() -> None:
         f"--epochs {args.pretrain_epochs} --batch-size 128 --blr 2e-3 {seed}",
     )
     few = (
-        f"--label-fraction 0.1 --epochs {args.finetune_epochs} --batch-size 64 --blr 4e-3 {seed} "
-        f"--data {data} --test {test}"
+        f"--finetune-recipe plain --label-fraction 0.1 --epochs {args.finetune_epochs} --batch-size 64 "
+        f"--blr 4e-3 {seed} --data {data} --test {test}"
     )
     # From scratch there are no lower layers to spare: layer decay 1.
     starts = {
@@ -99,19 +99,19 @@ def http_accuracy(bundle: Path, test: Path) -> tuple[float, float, int]:
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
         ThreadPoolExecutor(4) as pool,
     ):
-        samples = iter(source)
+        samples = ((s.name, s.data, s.label) for s in source if isinstance(s.data, bytes) and isinstance(s.label, int))
         batches = iter(lambda: list(islice(samples, _PER_REQUEST)), [])
         start = time.perf_counter()
         right = sum(pool.map(lambda batch: classify(client, batch, source.classes or ()), batches))
         return right / len(source), time.perf_counter() - start, len(source)
 
 
-def classify(client: httpx.Client, batch: list[Sample], classes: tuple[str, ...]) -> int:
-    """How many images of one request the service names rightly."""
-    files = [("file", (sample.name, sample.data, "image/jpeg")) for sample in batch]
+def classify(client: httpx.Client, batch: list[tuple[str, bytes, int]], classes: tuple[str, ...]) -> int:
+    """How many images of one request, (name, file, label) each, the service names rightly."""
+    files = [("file", (name, data, "image/jpeg")) for name, data, _ in batch]
     answer = client.post("/classify", files=files, params={"top_k": 1}).raise_for_status().json()
     found = [results[0]["label"] for results in answer["predictions"]]
-    return sum(classes[sample.label or 0] == label for sample, label in zip(batch, found, strict=True))
+    return sum(classes[own] == label for (_, _, own), label in zip(batch, found, strict=True))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Is one pre-training step as fast as Hugging Face's ViTMAE, and does masking pay?
+"""Is one pre-training step as fast as other implementations', and does masking pay?
 
-    python -m benchmarks.pretrain_step
+    python -m benchmarks.pretrain_step [--network base --batch 256]
 
-ViT-Ti/8 at 64 pixels with a decoder of 128 x 4: forward, backward and AdamW, the two implementations in turns in one
-process, same shapes, same precision, default settings of each. Then the encoder's forward pass at 75 % masking against
-none. Prints the median of the paired ratios.
+By default ViT-Ti/8 at 64 pixels with a decoder of 128 x 4: forward, backward and AdamW, the implementations in turns in
+one process, same shapes, same precision, default settings of each: on a GPU ours compiles, as training does. Then the
+encoder's forward pass at 75 % masking against none. Prints the median of the paired ratios.
 """
 
 from __future__ import annotations
@@ -13,38 +13,40 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
+from benchmarks.peers import MASK_RATIO, peers
 from benchmarks.report import Report
-from mae import MaskedAutoencoder, preset, random_masking
-from mae.model import patchify
+from mae.config import MAEConfig, preset
+from mae.masking import num_keep, random_masking
+from mae.model import MaskedAutoencoder, patchify
 from training.device import autocast, pick_device
+from training.flops import peak_flops, pretrain_flops
+from training.objective import compiled
 from training.optim import make_adamw, set_lr
 
-IMAGE, PATCH, DECODER_DIM, DECODER_DEPTH, DECODER_HEADS = 64, 8, 128, 4, 4
-NUM_PATCHES = (IMAGE // PATCH) ** 2
+NETWORKS: dict[str, dict[str, Any]] = {
+    "tiny": {"image_size": (64, 64), "patch_size": 8, "decoder_dim": 128, "decoder_depth": 4, "decoder_heads": 4},
+    "base": {},
+    "large": {},
+}
 
 
-def our_model() -> MaskedAutoencoder:
-    return MaskedAutoencoder(
-        preset(
-            "tiny", image_size=(IMAGE, IMAGE), patch_size=PATCH, decoder_dim=DECODER_DIM, decoder_depth=DECODER_DEPTH,
-            decoder_heads=DECODER_HEADS,
-        )
-    )  # fmt: skip
+class Ours(nn.Module):
+    """As the peers: images -> loss, the mask drawn inside."""
 
+    def __init__(self, config: MAEConfig) -> None:
+        super().__init__()
+        self.net = MaskedAutoencoder(config)
+        self.num_keep = num_keep(config.num_patches, MASK_RATIO)
 
-def peer_model() -> nn.Module:
-    return ViTMAEForPreTraining(  # type: ignore[no-any-return]
-        ViTMAEConfig(
-            image_size=IMAGE, patch_size=PATCH, hidden_size=192, num_hidden_layers=12, num_attention_heads=3,
-            intermediate_size=768, decoder_hidden_size=DECODER_DIM, decoder_num_hidden_layers=DECODER_DEPTH,
-            decoder_num_attention_heads=DECODER_HEADS, decoder_intermediate_size=4 * DECODER_DIM, norm_pix_loss=True,
-        )
-    )  # fmt: skip
+    def forward(self, images: Tensor) -> Tensor:
+        noise = torch.rand(images.shape[0], self.net.config.num_patches, device=images.device)
+        loss: Tensor = self.net(images, random_masking(noise, self.num_keep)).loss
+        return loss
 
 
 def timed(step: Callable[[], None], device: torch.device) -> float:
@@ -56,27 +58,25 @@ def timed(step: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def paired(
-    a: Callable[[], None], b: Callable[[], None], rounds: int, device: torch.device
-) -> tuple[float, float, float]:
-    """Median seconds of each, and the median over rounds of b's time by a's; the order alternates."""
-    times: list[tuple[float, float]] = []
-    for i in range(-1, rounds):
-        if i % 2:
-            second, first = timed(b, device), timed(a, device)
-        else:
-            first, second = timed(a, device), timed(b, device)
-        if i >= 0:
-            times.append((first, second))
-    return (
-        statistics.median(t for t, _ in times),
-        statistics.median(t for _, t in times),
-        statistics.median(second / first for first, second in times),
-    )
+def in_turns(steps: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of every call by name, the first two of each left out; the order alternates."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for i in range(-2, rounds):
+        for name in sorted(steps, reverse=bool(i % 2)):
+            seconds = timed(steps[name], device)
+            if i >= 0:
+                times[name].append(seconds)
+    return times
+
+
+def ratio(times: dict[str, list[float]], name: str, other: str) -> float:
+    """The median over rounds of other's time by name's."""
+    return statistics.median(b / a for a, b in zip(times[name], times[other], strict=True))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=list(NETWORKS), default="tiny")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--device", default="auto")
@@ -84,50 +84,52 @@ def main() -> None:
     args = parser.parse_args()
     device = pick_device(args.device)
     torch.manual_seed(0)
-    images = torch.randn(args.batch, 3, IMAGE, IMAGE, device=device)
-    ours, peer = our_model().to(device), peer_model().to(device)
+    config = preset(args.network, **NETWORKS[args.network])
+    images = torch.randn(args.batch, config.channels, *config.image_size, device=device)
+    cast = autocast(device, args.precision)
+    ours = Ours(config).to(device)
+
+    def step(network: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+        def run() -> None:
+            with cast:
+                loss = network(images)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return run
+
     our_optimizer = make_adamw(ours, weight_decay=0.05, betas=(0.9, 0.95))
     set_lr(our_optimizer, 1e-4)
-    peer_optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05)
+    steps = {"Maeve": step(compiled(ours, "auto", device, sharded=False), our_optimizer)}
+    for name, peer in peers(config).items():
+        peer.to(device)
+        adamw = torch.optim.AdamW(peer.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05)
+        steps[name] = step(peer, adamw)
+    times = in_turns(steps, args.rounds, device)
 
-    def step(loss_of: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> None:
-        with autocast(device, args.precision):
-            loss = loss_of()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad()
+    report = Report("pretrain_step" if args.network == "tiny" else f"pretrain_step_{args.network}", __doc__ or "")
+    dtype = torch.bfloat16 if cast._enabled else torch.float32
+    size = f"{args.network}/{config.patch_size} at {config.image_size[0]} px"
+    report.add("setting", f"{size}, batch {args.batch}, {dtype} on {device}, {args.rounds} rounds")
+    flops, peak = pretrain_flops(config, ours.num_keep, config.num_patches), peak_flops(device, dtype)
+    for name in steps:
+        speed = args.batch / statistics.median(times[name])
+        report.add(f"step, {name}", f"{speed:,.0f} img/s, MFU {speed * flops / peak:.0%}")
+    for name in list(steps)[1:]:
+        report.add(f"step, Maeve / {name}", f"{ratio(times, 'Maeve', name):.2f}x")
 
-    def our_loss() -> Tensor:
-        noise = torch.rand(args.batch, NUM_PATCHES, device=device)
-        loss: Tensor = ours(images, random_masking(noise, NUM_PATCHES // 4)).loss
-        return loss
-
-    def peer_loss() -> Tensor:
-        loss: Tensor = peer(pixel_values=images).loss
-        return loss
-
-    our_s, peer_s, step_ratio = paired(
-        lambda: step(our_loss, our_optimizer), lambda: step(peer_loss, peer_optimizer), args.rounds, device
-    )
-    patches = patchify(images, PATCH)
-    ids_keep = torch.rand(args.batch, NUM_PATCHES, device=device).argsort(dim=1)[:, : NUM_PATCHES // 4]
+    patches = patchify(images, config.patch_size)
+    ids_keep = torch.rand(args.batch, config.num_patches, device=device).argsort(dim=1)[:, : ours.num_keep]
 
     def encode(ids: Tensor | None) -> None:
-        with torch.inference_mode(), autocast(device, args.precision):
-            ours.encoder(patches, ids)
+        with torch.inference_mode(), cast:
+            ours.net.encoder(patches, ids)
 
-    masked_s, whole_s, encoder_ratio = paired(lambda: encode(ids_keep), lambda: encode(None), args.rounds, device)
-    report = Report("pretrain_step", __doc__ or "")
-    enabled = autocast(device, args.precision)._enabled
-    report.add(
-        "setting", f"batch {args.batch}, {'bf16 autocast' if enabled else 'fp32'} on {device}, {args.rounds} rounds"
-    )
-    report.add("step, Maeve", f"{args.batch / our_s:.0f} img/s")
-    report.add("step, Hugging Face ViTMAE", f"{args.batch / peer_s:.0f} img/s")
-    report.add("step, Maeve / Hugging Face", f"{step_ratio:.2f}x")
-    report.add("encoder forward, 75 % masked", f"{args.batch / masked_s:.0f} img/s")
-    report.add("encoder forward, nothing masked", f"{args.batch / whole_s:.0f} img/s")
-    report.add("encoder, 75 % / 0 %", f"{encoder_ratio:.2f}x")
+    times = in_turns({"masked": lambda: encode(ids_keep), "whole": lambda: encode(None)}, args.rounds, device)
+    report.add("encoder forward, 75 % masked", f"{args.batch / statistics.median(times['masked']):,.0f} img/s")
+    report.add("encoder forward, nothing masked", f"{args.batch / statistics.median(times['whole']):,.0f} img/s")
+    report.add("encoder, 75 % / 0 %", f"{ratio(times, 'masked', 'whole'):.2f}x")
     report.write()
 
 

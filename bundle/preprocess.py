@@ -67,14 +67,33 @@ def preprocess_image(image: Image.Image, spec: Preprocess) -> NDArray[np.uint8]:
     those are ever computed: a strip of 1 x 50,000 pixels costs what a square costs. Then whole pixels are cut, see
     `center_crop`.
     """
+    return np.ascontiguousarray(center_crop(_cover(image, spec), spec.crop))
+
+
+def preprocess_array(pixels: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8]:
+    """`preprocess_image` for pixels u8 [H, W, C] of any number of channels, each scaled by itself: u8 [H, W, C].
+
+    With 1 or 3 channels the very values of `preprocess_image`. A fourth channel is no transparency here.
+    """
+    if pixels.shape[:2] == spec.resize:
+        covering = pixels
+    elif pixels.shape[2] == 3:
+        covering = _cover(Image.fromarray(pixels), spec)
+    else:
+        planes = [_cover(Image.fromarray(np.ascontiguousarray(plane)), spec) for plane in np.moveaxis(pixels, 2, 0)]
+        covering = np.concatenate(planes, axis=2)  # [H, W, C]
+    return np.ascontiguousarray(center_crop(covering, spec.crop))
+
+
+def _cover(image: Image.Image, spec: Preprocess) -> NDArray[np.uint8]:
+    """The middle of the image at `spec.resize`: u8 [H, W, C]."""
     height, width = spec.resize
     scale = min(image.width / width, image.height / height)  # pixels of the image per pixel of the result
     # One of the two is 0, but for its rounding, which Pillow must not see below 0.
     left, top = max(0, image.width - width * scale) / 2, max(0, image.height - height * scale) / 2
     box = (left, top, image.width - left, image.height - top)
     resized = image.resize((width, height), _RESAMPLING[spec.interpolation], box=box)
-    pixels = np.asarray(resized, dtype=np.uint8).reshape(height, width, -1)  # [H, W, C]
-    return np.ascontiguousarray(center_crop(pixels, spec.crop))
+    return np.asarray(resized, dtype=np.uint8).reshape(height, width, -1)
 
 
 def center_crop(pixels: NDArray[Any], size: Size) -> NDArray[Any]:

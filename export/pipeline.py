@@ -23,7 +23,8 @@ from export.plan import GraphPlan, plan_graphs
 from export.runs import ClassifierRun, PretrainedRun, read_classifier, read_pretrained
 from export.verify import golden_arrays, make_cases, verify
 from mae.classifier import LinearHead
-from mae.config import MAEConfig
+from mae.model import MaskedAutoencoder
+from mae.pretrained import Pretrained
 
 Progress = Callable[[str], None]
 
@@ -33,11 +34,11 @@ class ExportConfig:
     """Export a pre-trained network, and a classifier with it, as a bundle that the service can serve."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """The --out of training.pretrain."""
+    """The --out of training.pretrain, or public weights: FAIR's, timm's or Hugging Face's."""
     out: Path
     """The bundle's folder, to be made."""
     classifier: Path | None = None
-    """The --out of training.finetune or training.probe, begun from the same run."""
+    """The --out of training.finetune or training.probe, begun from the same run, or public weights with a head."""
     name: str | None = None
     """The bundle's name. Default: the run folder's."""
     pooling: Pooling | None = None
@@ -81,7 +82,7 @@ def _manifest_fields(
     data = run.document.data
     return {
         "name": config.name or run.default_name,
-        "model": _model_fields(model),
+        "model": _model_fields(run.model),
         "pixel_target": model.target,
         "preprocess": {
             # The set may have been packed smaller than the network's input; to cover the input comes first.
@@ -104,10 +105,12 @@ def _manifest_fields(
     }
 
 
-def _model_fields(model: MAEConfig) -> dict[str, Any]:
+def _model_fields(model: Pretrained) -> dict[str, Any]:
+    config = model.config
     names = ("image_size", "patch_size", "channels", "dim", "depth", "heads", "mlp_ratio")
-    decoder = {"dim": model.decoder_dim, "depth": model.decoder_depth, "heads": model.decoder_heads}
-    return {**{name: getattr(model, name) for name in names}, "decoder": decoder}
+    decoder = {"dim": config.decoder_dim, "depth": config.decoder_depth, "heads": config.decoder_heads}
+    has_decoder = isinstance(model, MaskedAutoencoder)
+    return {**{name: getattr(config, name) for name in names}, "decoder": decoder if has_decoder else None}
 
 
 def _pooling(classifier: ClassifierRun | None) -> Pooling:

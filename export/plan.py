@@ -16,6 +16,7 @@ from export.onnx import OPSET
 from mae.classifier import Classifier, LinearHead
 from mae.config import MAEConfig
 from mae.model import MaskedAutoencoder, Normalize, patchify
+from mae.pretrained import Pretrained
 
 Reference = Callable[..., tuple[Tensor, ...]]
 
@@ -30,9 +31,11 @@ class GraphPlan:
     reference: Reference
 
 
-def plan_graphs(model: MaskedAutoencoder, classifier: Classifier | LinearHead | None) -> list[GraphPlan]:
+def plan_graphs(model: Pretrained, classifier: Classifier | LinearHead | None) -> list[GraphPlan]:
     """The encoder first: its outputs are the others' inputs."""
-    plans = [_encoder(model), _decoder(model)]
+    plans = [_encoder(model)]
+    if isinstance(model, MaskedAutoencoder):
+        plans.append(_decoder(model))
     if isinstance(classifier, LinearHead):
         plans.append(_head(classifier))
     elif classifier is not None:
@@ -40,7 +43,7 @@ def plan_graphs(model: MaskedAutoencoder, classifier: Classifier | LinearHead | 
     return plans
 
 
-def _encoder(model: MaskedAutoencoder) -> GraphPlan:
+def _encoder(model: Pretrained) -> GraphPlan:
     config = model.config
     normalize = Normalize(config.mean, config.std)
 

@@ -1,7 +1,8 @@
-"""Reading training runs: what was trained, on what, and how well."""
+"""Reading training runs, or public weights in their place: what was trained, on what, and how well."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from bundle.labels import read_labels
 from bundle.manifest import LABELS_FILE, Size
 from export.errors import ExportError
 from mae.classifier import Classifier, LinearHead
+from mae.foreign import Foreign, is_foreign, read_foreign
 from mae.model import MaskedAutoencoder
-from mae.weights import WEIGHTS_FILE, Network, load_model
+from mae.pretrained import Pretrained, PretrainedEncoder
+from mae.weights import WEIGHTS_FILE, Network, load_model, weights_bytes
 
 RUN_FILE = "run.json"
 
@@ -48,13 +51,22 @@ class RunDocument(BaseModel):
 @dataclass(frozen=True)
 class PretrainedRun:
     path: Path
-    model: MaskedAutoencoder
+    model: Pretrained
     document: RunDocument
 
     @property
     def default_name(self) -> str:
-        """The folder's name, with what a bundle's name may not contain replaced."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.path.resolve().name).strip("-.")[:100] or "bundle"
+        """The folder's name, or the file's, with what a bundle's name may not contain replaced."""
+        path = self.path.resolve()
+        name = path.stem if path.is_file() else path.name
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:100] or "bundle"
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the weights as a run's folder holds them: those of public ones once they are converted."""
+        if is_foreign(self.path):
+            return hashlib.sha256(weights_bytes(self.model)).hexdigest()
+        return file_sha256(self.path / WEIGHTS_FILE)
 
 
 @dataclass(frozen=True)
@@ -68,20 +80,20 @@ class ClassifierRun:
 
 
 def read_pretrained(path: Path) -> PretrainedRun:
-    """ExportError if `path` is not a finished pre-training run."""
-    network, document = _read(path)
-    if not isinstance(network, MaskedAutoencoder) or document.kind != "pretrain":
+    """ExportError if `path` is neither a finished pre-training run nor public weights without a head."""
+    network, document, _ = _read(path)
+    if not isinstance(network, MaskedAutoencoder | PretrainedEncoder) or document.kind != "pretrain":
         raise ExportError(f"{path} is a {document.kind} run; give the pre-training run first, and this as --classifier")
     return PretrainedRun(path, network, document)
 
 
 def read_classifier(path: Path, pretrained: PretrainedRun) -> ClassifierRun:
-    """ExportError if `path` is not a finished finetune or probe run, or if its network does not fit `pretrained`."""
-    network, document = _read(path)
-    if isinstance(network, MaskedAutoencoder):
+    """ExportError if `path` is neither a finished finetune or probe run nor a public classifier, or does not fit."""
+    network, document, labels = _read(path)
+    if isinstance(network, MaskedAutoencoder | PretrainedEncoder):
         raise ExportError(f"{path} is a pre-training run, which knows no classes; give a finetune or probe run")
     try:
-        labels = read_labels(path / LABELS_FILE)
+        labels = labels or read_labels(path / LABELS_FILE)
     except BundleError as e:
         raise ExportError(f"{e}; is it the --out of a finished run?") from e
     if len(labels) != network.config.num_classes:
@@ -91,10 +103,14 @@ def read_classifier(path: Path, pretrained: PretrainedRun) -> ClassifierRun:
     return classifier
 
 
-def _read(path: Path) -> tuple[Network, RunDocument]:
+def _read(path: Path) -> tuple[Network, RunDocument, tuple[str, ...] | None]:
+    """The network, what is known of its training, and the labels where public weights bring them."""
     try:
+        if is_foreign(path):
+            foreign = read_foreign(path)
+            return foreign.network, _document_of(foreign), foreign.labels
         document = RunDocument.model_validate_json((path / RUN_FILE).read_bytes())
-        return load_model(path), document
+        return load_model(path), document, None
     except FileNotFoundError as e:
         missing = f"it has no {RUN_FILE}" if e.filename else str(e)
         raise ExportError(f"{path} is not a finished run: {missing}") from e
@@ -105,12 +121,18 @@ def _read(path: Path) -> tuple[Network, RunDocument]:
         raise ExportError(str(e)) from e
 
 
+def _document_of(foreign: Foreign) -> RunDocument:
+    """Public weights say nothing of their training."""
+    data = _Data(name=f"unknown, of {foreign.path.name}", num_images=0, pack_size=foreign.resize)
+    return RunDocument(kind="finetune" if isinstance(foreign.network, Classifier) else "pretrain", data=data)
+
+
 def _check_fit(classifier: ClassifierRun, pretrained: PretrainedRun) -> None:
     """A head must belong to the very encoder. A fine-tuned network brings its own; it must take the same images."""
     path, network, encoder = classifier.path, classifier.network, pretrained.model.config
     if isinstance(network, LinearHead):
         fitted_to = classifier.document.init_sha256
-        if network.config.dim != encoder.dim or fitted_to not in (None, file_sha256(pretrained.path / WEIGHTS_FILE)):
+        if network.config.dim != encoder.dim or fitted_to not in (None, pretrained.weights_sha256):
             raise ExportError(f"{path} is a head for another encoder; give the probe of {pretrained.path} itself")
         return
     own = network.config.encoder

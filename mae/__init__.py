@@ -4,6 +4,7 @@ from mae.classifier import Classifier, ClassifierConfig, LinearHead, LinearHeadC
 from mae.config import MAEConfig, preset
 from mae.masking import Masking, random_masking
 from mae.model import Encoder, MaskedAutoencoder
+from mae.pretrained import Pretrained, PretrainedEncoder
 
 __all__ = [
     "Classifier",
@@ -14,6 +15,8 @@ __all__ = [
     "MAEConfig",
     "MaskedAutoencoder",
     "Masking",
+    "Pretrained",
+    "PretrainedEncoder",
     "preset",
     "random_masking",
 ]

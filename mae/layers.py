@@ -9,6 +9,20 @@ from torch import Tensor, nn
 NORM_EPS = 1e-6
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D/h)) v (Vaswani et al. 2017, eq. 1). q, k, v: [N, h, T, D/h] -> the same.
+
+    Where a CPU trains in bf16 the products are spelled out: there the backward pass of torch's fused attention takes
+    longer than all the rest of a block.
+    """
+    if not (q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad):
+        return F.scaled_dot_product_attention(q, k, v)
+    with torch.autocast("cpu", enabled=False):  # it would take the softmax to fp32, at half the speed
+        scores = (q * q.shape[-1] ** -0.5) @ k.mT  # [N, h, T, T]
+        weights: Tensor = scores.softmax(dim=-1)
+        return weights @ v
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with one fused projection to q, k and v."""
 
@@ -22,7 +36,7 @@ class Attention(nn.Module):
         n, t, d = x.shape
         qkv = self.qkv(x).reshape(n, t, 3, self.heads, d // self.heads)  # [N, T, 3, h, D/h]
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [N, h, T, D/h]
-        x = F.scaled_dot_product_attention(q, k, v)
+        x = attend(q, k, v)  # [N, h, T, D/h]
         return self.proj(x.transpose(1, 2).reshape(n, t, d))  # type: ignore[no-any-return]
 
 

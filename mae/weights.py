@@ -9,20 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
+from torch import Tensor
 
 from mae.classifier import Classifier, ClassifierConfig, LinearHead, LinearHeadConfig
 from mae.config import MAEConfig
 from mae.model import MaskedAutoencoder
+from mae.pretrained import Pretrained, PretrainedEncoder
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "model.json"
 
-Network = MaskedAutoencoder | Classifier | LinearHead
+Network = MaskedAutoencoder | PretrainedEncoder | Classifier | LinearHead
 _FORMATS: dict[str, type[Network]] = {
     "maeve-mae": MaskedAutoencoder,
     "maeve-classifier": Classifier,
     "maeve-head": LinearHead,
+    "maeve-encoder": PretrainedEncoder,
 }
 
 
@@ -31,13 +34,18 @@ def save_model(model: Network, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (name,) = (name for name, kind in _FORMATS.items() if isinstance(model, kind))
     weights = folder / (WEIGHTS_FILE + ".tmp")
-    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, weights)
+    save_file(_tensors(model), weights)
     config = folder / (CONFIG_FILE + ".tmp")
     config.write_text(json.dumps({"format": name, "config": asdict(model.config)}, indent=2) + "\n")
     for temporary in (weights, config):
         with temporary.open("rb") as f:
             os.fsync(f.fileno())  # before the rename, or a power cut could leave the name with nothing behind it
         temporary.replace(temporary.with_suffix(""))
+
+
+def weights_bytes(model: Network) -> bytes:
+    """What `save_model` writes as `model.safetensors`."""
+    return save(_tensors(model))
 
 
 def load_model(folder: Path) -> Network:
@@ -57,12 +65,24 @@ def load_model(folder: Path) -> Network:
     return model.eval()
 
 
+def load_pretrained(folder: Path) -> Pretrained:
+    """`load_model`, for a pre-trained network, its decoder there or not. Raises ValueError for another kind."""
+    model = load_model(folder)
+    if not isinstance(model, MaskedAutoencoder | PretrainedEncoder):
+        raise ValueError(f"{folder} holds a {type(model).__name__}, not a pre-trained Masked Autoencoder or encoder")
+    return model
+
+
 def load_mae(folder: Path) -> MaskedAutoencoder:
-    """`load_model`, for a pre-trained network only. Raises ValueError for another kind."""
+    """`load_model`, for a pre-trained network with its decoder only. Raises ValueError for another kind."""
     model = load_model(folder)
     if not isinstance(model, MaskedAutoencoder):
         raise ValueError(f"{folder} holds a {type(model).__name__}, not a pre-trained Masked Autoencoder")
     return model
+
+
+def _tensors(model: Network) -> dict[str, Tensor]:
+    return {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
 
 
 def _build(name: str, fields: dict[str, Any]) -> Network:
@@ -70,6 +90,8 @@ def _build(name: str, fields: dict[str, Any]) -> Network:
         raise ValueError(f"unknown format {name!r}; known: {', '.join(_FORMATS)}")
     if name == "maeve-mae":
         return MaskedAutoencoder(_mae_config(fields))
+    if name == "maeve-encoder":
+        return PretrainedEncoder(_mae_config(fields))
     if name == "maeve-classifier":
         return Classifier(ClassifierConfig(**{**fields, "encoder": _mae_config(fields["encoder"])}))
     return LinearHead(LinearHeadConfig(**{**fields, "inputs": tuple(fields["inputs"])}))

@@ -22,7 +22,6 @@ from mae.weights import load_mae
 from training.cli import parse
 from training.data import open_data, open_test, require_classes
 from training.device import PrecisionName, pick_device
-from training.environment import environment
 from training.errors import EXIT_USAGE, TrainingError, run_command
 from training.experiments import Experiment, Outcome, assignments, steps_of, stoppable, write_json
 from training.features import labeled_sample, map_features, write_arrays
@@ -36,7 +35,7 @@ from training.plans import Plan, PlanFlags, PlanName, plan_for
 from training.pretrain import PretrainConfig, pretrain
 from training.probe import ProbeConfig, probe
 from training.recipes import RECIPES, NetworkFlags
-from training.run import read_run
+from training.run import circumstances, read_run
 
 Arm = Literal["pretrained", "scratch"]
 ARMS: tuple[Arm, ...] = ("pretrained", "scratch")
@@ -138,8 +137,7 @@ class _Comparison:
             "command": command_line("python -m training.compare", asdict(self.config)),
             "config": json_ready(self.config),
             "plan": json_ready(self.plan),
-            "environment": environment(self.config.device),
-            "git_commit": read_run(self.run, "pretrain").get("git_commit"),
+            **circumstances(),
             "data": {"name": self.labeled.info.name, "num_images": len(self.labeled), "num_test": len(self.test)},
             "classes": list(self.classes),
             "pretraining": pretraining,
@@ -157,7 +155,7 @@ class _Comparison:
         self.run = self.experiment.folder(PRETRAINED)
         options = assignments(PretrainConfig, "--pretrain-set", self.config.pretrain_set, _OWN)
         outcome = self.experiment.run("pretrain", PretrainConfig(
-            data=self.unlabeled.folder, out=self.run, epochs=self.plan.pretrain_epochs,
+            data=str(self.unlabeled.folder), out=self.run, epochs=self.plan.pretrain_epochs,
             batch_size=self.plan.pretrain_batch_size, seed=self.plan.seeds[0], resume=True, **self.shared,
             **{f.name: getattr(self.plan, f.name) for f in fields(NetworkFlags)}, **options,
         ), pretrain)  # fmt: skip

@@ -14,25 +14,27 @@ from bundle.preprocess import center_crop
 from training.errors import TrainingError
 from training.pack import pack
 from training.packed import NO_LABEL, PACK_FILE, PackedDataset
+from training.sources import location
 
 Ids = NDArray[np.int64]
 
 
 def open_data(
-    data: Path, cache: Path, *, size: tuple[int, int] | None = None, channels: int | None = None
+    data: str | Path, cache: Path, *, size: tuple[int, int] | None = None, channels: int | None = None
 ) -> PackedDataset:
-    """A packed folder as it is; images and Parquet are packed into `cache`, or found there from an earlier start.
+    """A packed folder as it is; any other source is packed into `cache`, or found there from an earlier start.
 
-    Raises TrainingError where they are not of the `size` and `channels` asked for; None: as they are, RGB when packing.
+    Raises TrainingError where it is not of the `size` and `channels` asked for; None: as it is, RGB when packing
+    images.
     """
-    if (data / PACK_FILE).is_file():
-        packed = PackedDataset(data)
+    if (Path(data) / PACK_FILE).is_file():
+        packed = PackedDataset(Path(data))
     elif (cache / PACK_FILE).is_file():
         packed = PackedDataset(cache)
-        if packed.info.source != str(data):
+        if packed.info.source != location(data):
             raise TrainingError(f"{cache} was packed from {packed.info.source}, not {data}; remove it to pack again")
     else:
-        packed = pack(data, cache, size=size, channels=channels or 3)
+        packed = pack(data, cache, size=size, channels=channels)
     info = packed.info
     if info.num_corrupt:
         print(f"{info.num_corrupt} of the images could not be read, see {packed.folder}/corrupt.jsonl", file=sys.stderr)
@@ -68,7 +70,7 @@ def require_classes(packed: PackedDataset) -> tuple[str, ...]:
     return classes
 
 
-def open_test(data: Path, out: Path, packed: PackedDataset, classes: tuple[str, ...]) -> PackedDataset:
+def open_test(data: str | Path, out: Path, packed: PackedDataset, classes: tuple[str, ...]) -> PackedDataset:
     """The test set at the training set's pack size. Raises TrainingError where its classes are others."""
     test = open_data(data, out / "pack-test", size=packed.info.size, channels=packed.info.channels)
     if require_classes(test) != classes:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Callable
+from typing import NoReturn
+
+import torch
 
 from bundle.errors import MaeveError
 
@@ -31,6 +34,12 @@ def run_command(command: Callable[[], None]) -> None:
     except Terminated as e:
         print(e, file=sys.stderr)
         sys.exit(EXIT_TERMINATED)
+    except torch.OutOfMemoryError as e:
+        _fail(f"the GPU's memory does not hold this: raise --accumulate, add --recompute or lower --batch-size ({e})")
     except (MaeveError, ValueError, OSError) as e:
-        print(f"error: {textwrap.shorten(str(e), _LINE_LENGTH, placeholder=' ...')}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
+        _fail(str(e))
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {textwrap.shorten(message, _LINE_LENGTH, placeholder=' ...')}", file=sys.stderr)
+    sys.exit(EXIT_USAGE)

@@ -1,6 +1,6 @@
 """What to fine-tune with when nothing else is said, by the size of the network.
 
-base, large and huge are the paper's (He et al. 2021, table 9, and its code), scratch-base and scratch-large its
+base, large and huge are the paper's (He et al. 2021, table 9, and its code), scratch-base and scratch-large follow its
 supervised training (table 11). The px recipes put the same augmentations on a schedule for small data.
 """
 
@@ -15,7 +15,7 @@ from training.mix import MixConfig
 from training.randaugment import RandAugmentConfig
 
 FinetuneRecipeName = Literal[
-    "plain", "px32", "px64", "px96", "base", "large", "huge", "scratch-base", "scratch-large"
+    "px32", "px64", "px96", "base", "large", "huge", "scratch-base", "scratch-large", "plain"
 ]  # fmt: skip
 _MIN_STEPS_PER_EPOCH = 16
 _MIN_BATCH = 16
@@ -63,7 +63,6 @@ class FinetuneRecipe:
 
 
 FINETUNE_RECIPES: dict[FinetuneRecipeName, FinetuneRecipe] = {
-    "plain": FinetuneRecipe(epochs=50, crop_scale=(0.2, 1.0), randaugment=0.0, erasing=0.0, mixup=0.0, cutmix=0.0),
     "px32": FinetuneRecipe(crop_scale=(0.3, 1.0)),
     "px64": FinetuneRecipe(crop_scale=(0.2, 1.0)),
     "px96": FinetuneRecipe(),
@@ -78,6 +77,7 @@ FINETUNE_RECIPES: dict[FinetuneRecipeName, FinetuneRecipe] = {
         epochs=200, warmup_epochs=20.0, batch_size=4096, blr=1e-4, min_lr=0.0, layer_decay=1.0, weight_decay=0.3,
         betas=(0.9, 0.95), drop_path=0.2, ema=0.9999,
     ),
+    "plain": FinetuneRecipe(epochs=50, crop_scale=(0.2, 1.0), randaugment=0.0, erasing=0.0, mixup=0.0, cutmix=0.0),
 }  # fmt: skip
 
 

@@ -55,12 +55,12 @@ def draw_mixing(num: int, size: tuple[int, int], config: MixConfig, rng: np.rand
     share = float(rng.beta(alpha, alpha))
     if not cut:
         return Mixing(partner, share, None)
-    box = _box(share, size, rng)
+    box = cutmix_box(share, size, rng)
     return Mixing(partner, 1 - (box[2] - box[0]) * (box[3] - box[1]) / (size[0] * size[1]), box)
 
 
-def _box(share: float, size: tuple[int, int], rng: np.random.Generator) -> Box:
-    """A box of 1 - share of the area and the image's proportions about a random centre, cut at the image's edge."""
+def cutmix_box(share: float, size: tuple[int, int], rng: np.random.Generator) -> Box:
+    """Of 1 - share of the area and the image's proportions, about a random centre, cut at the image's edge."""
     height, width = size
     h, w = (int(side * (1 - share) ** 0.5) for side in size)
     y, x = int(rng.integers(height)), int(rng.integers(width))

@@ -42,11 +42,15 @@ class PackInfo:
     version: int = VERSION
 
     @staticmethod
+    def from_json(document: dict[str, Any]) -> PackInfo:
+        """TypeError or AttributeError where it is no such document."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items()}
+        return PackInfo(**fields)
+
+    @staticmethod
     def read(folder: Path) -> PackInfo:
         try:
-            document = json.loads((folder / PACK_FILE).read_text())
-            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items()}
-            info = PackInfo(**fields)
+            info = PackInfo.from_json(json.loads((folder / PACK_FILE).read_text()))
             if info.version != VERSION:
                 raise ValueError(f"its version is {info.version}, not {VERSION}")
             return info

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +15,23 @@ from torch import Tensor
 
 from mae.config import Loss, Target
 from mae.masking import num_keep, random_masking
-from mae.model import MAEOutput, MaskedAutoencoder, Normalize
+from mae.model import MaskedAutoencoder
 from mae.weights import save_model
-from training.augment import CropConfig, random_resized_crop
+from training.augment import CropConfig, random_boxes
 from training.cli import parse
+from training.compute import ComputeFlags, global_batch
 from training.data import center_batch, open_data
-from training.device import PrecisionName, autocast, pick_device
+from training.device import autocast, precision_of
+from training.distributed import Strategy, World, distribute, is_main_process, join, whole
 from training.errors import run_command
-from training.loop import LoopConfig, step_generator, train
+from training.feed import Plan, open_feed
+from training.flops import peak_flops, pretrain_flops
+from training.loop import LoopConfig, Parts, step_generator, train
+from training.objective import MaskedObjective, compiled
 from training.optim import Schedule, make_adamw
-from training.packed import PackedDataset, PackInfo, epoch_order
+from training.packed import PackedDataset, PackInfo
 from training.picture import reconstruction_grid, save_picture
-from training.recipes import RECIPES, NetworkFlags, Recipe, recipe_for
+from training.recipes import RECIPES, NetworkFlags, Recipe, Stages, recipe_for
 from training.run import Run, data_fields
 
 BETAS = (0.9, 0.95)  # He et al. 2021, table 8
@@ -34,40 +40,44 @@ _LOSS_IMAGES, _LOSS_BATCH = 1024, 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(NetworkFlags):
+class PretrainConfig(NetworkFlags, ComputeFlags):
     """Pre-train a Masked Autoencoder. Whatever is not set comes from the recipe that fits the images' size."""
 
-    data: Path
+    data: str
     """A folder of images, Parquet, or what training.pack wrote."""
     out: Path
     """The run's folder."""
-    mask_ratio: float = 0.75
+    mask_ratio: float | None = None
+    """Share of the patches that is hidden."""
     target: Target = "normalized"
     """raw makes better pictures, normalized better features."""
     loss: Loss = "mse"
     crop_scale: tuple[float, float] = (0.2, 1.0)
     """Range of the random crop's share of the image's area."""
+    stages: Stages | None = None
+    """Pairs of a share of the epochs and a side in pixels: smaller images at first, such as 0.5 128 0.8 176."""
     epochs: int | None = None
     warmup_epochs: float | None = None
     batch_size: int | None = None
+    """Of all processes together."""
     blr: float | None = None
     """Learning rate per 256 images of batch."""
     weight_decay: float = 0.05
     seed: int = 0
-    precision: PrecisionName = "auto"
-    device: str = "auto"
+    strategy: Strategy = "ddp"
+    """Of several processes: ddp keeps the whole network in each, fsdp a shard."""
     picture_every: int | None = None
     """Epochs between two pictures of reconstructions. Default: a tenth of the epochs."""
-    checkpoint_minutes: float = 5.0
     resume: bool = False
     """Go on with the run in --out, or begin it where there is none."""
 
     def __post_init__(self) -> None:
+        ComputeFlags.__post_init__(self)
         for name in ("epochs", "batch_size", "picture_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-        if not 0 < self.mask_ratio < 1:
+        if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
             raise ValueError(f"--mask-ratio must lie between 0 and 1, got {self.mask_ratio}")
         if self.blr is not None and self.blr <= 0:
             raise ValueError(f"--blr must be positive, got {self.blr}")
@@ -77,28 +87,19 @@ class PretrainConfig(NetworkFlags):
 
 
 def pretrain(config: PretrainConfig) -> Path:
-    """Run the whole pre-training and return the run's folder. Raises TrainingError, or Terminated on SIGTERM."""
-    run = Run(config.out, "pretrain", asdict(config), resume=config.resume)
-    device = pick_device(config.device)
-    size = None if config.recipe is None else RECIPES[config.recipe].pack_size
-    packed = open_data(config.data, config.out / "pack", size=size)
-    recipe = _resolve(config, packed.info)
-    torch.manual_seed(config.seed)
-    model = MaskedAutoencoder(recipe.network(packed.info, target=config.target, loss=config.loss)).to(device)
-    steps = _Steps(config, recipe, packed, model, device)
-    schedule = steps.schedule()
-    optimizer = make_adamw(model, weight_decay=config.weight_decay, betas=BETAS)
-    run.describe(data=data_fields(packed.info), recipe=asdict(recipe), epochs=recipe.epochs)
-    print(steps.summary(), file=sys.stderr)
+    """Run the whole pre-training and return the run's folder; under torchrun, as one of its processes.
 
-    def after_epoch(epoch: int) -> Mapping[str, float]:
-        if epoch % (config.picture_every or max(1, recipe.epochs // 10)) == 0 or epoch == recipe.epochs:
-            save_picture(steps.picture(), config.out / "reconstructions" / f"epoch-{epoch:04d}.png")
-        return {}
-
-    train(run, model, optimizer, schedule, steps.loop(), loss_of=steps.loss, after_epoch=after_epoch)
-    save_model(model, config.out)
-    run.describe(metrics={"reconstruction_loss": steps.fixed_loss()})
+    Raises TrainingError, or Terminated on SIGTERM.
+    """
+    with join(config.device) as world:
+        run = Run(config.out, "pretrain", asdict(config), resume=config.resume, writes=world.is_main)
+        size = None if config.recipe is None else RECIPES[config.recipe].pack_size
+        with world.main_first():
+            packed = open_data(Path(config.data), config.out / "pack", size=size)
+        recipe = _resolve(config, packed.info)
+        torch.manual_seed(config.seed)
+        model = MaskedAutoencoder(recipe.network(packed.info, target=config.target, loss=config.loss))
+        _Pretraining(config, recipe, packed, model.to(world.device), world, run).train()
     return config.out
 
 
@@ -106,14 +107,14 @@ def _resolve(config: PretrainConfig, info: PackInfo) -> Recipe:
     """The recipe with what the command line sets; by default a warm-up takes at most a tenth of the run."""
     recipe = recipe_for(
         config, info, epochs=config.epochs, warmup_epochs=config.warmup_epochs, batch_size=config.batch_size,
-        blr=config.blr,
+        blr=config.blr, mask_ratio=config.mask_ratio, stages=config.stages,
     )  # fmt: skip
     if config.warmup_epochs is None:
         recipe = replace(recipe, warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 10))
     return recipe
 
 
-class _Steps:
+class _Pretraining:
     """One step: a batch, a random crop of each image, a random mask, the loss."""
 
     def __init__(
@@ -122,76 +123,149 @@ class _Steps:
         recipe: Recipe,
         packed: PackedDataset,
         model: MaskedAutoencoder,
-        device: torch.device,
+        world: World,
+        run: Run,
     ) -> None:
-        self.config, self.recipe, self.packed, self.model, self.device = config, recipe, packed, model, device
-        self.batch_size = min(recipe.batch_size, len(packed))
-        self.per_epoch = len(packed) // self.batch_size
-        self.num_keep = num_keep(model.config.num_patches, config.mask_ratio)
-        self.normalize = Normalize(model.config.mean, model.config.std).to(device)
+        self.config, self.recipe, self.packed, self.model, self.run = config, recipe, packed, model, run
+        self.world, self.device = world, world.device
         self.crop = CropConfig(scale=config.crop_scale)
-        self.autocast = autocast(device, config.precision)
+        self.plan = Plan(
+            num_images=len(packed), seed=config.seed, rank=world.rank, world_size=world.size,
+            batch_size=global_batch(
+                recipe.batch_size, len(packed), world_size=world.size, accumulate=config.accumulate
+            ),
+        )  # fmt: skip
+        self.schedule = Schedule(
+            peak_lr=recipe.blr * self.plan.batch_size / 256,
+            total_steps=recipe.epochs * self.plan.per_epoch,
+            warmup_steps=int(recipe.warmup_epochs * self.plan.per_epoch),
+        )
+        for size in {recipe.image_size, *((side, side) for _, side in recipe.stages)}:
+            self._num_keep(size)  # raises where nothing would be kept
+        if config.recompute:
+            model.recompute_activations()
+        self.objective = MaskedObjective(model, autocast(self.device, config.precision)).to(self.device)
+
+    def train(self) -> None:
+        config, run, recipe = self.config, self.run, self.recipe
+        network = compiled(self.objective, config.compile, self.device, sharded=config.strategy == "fsdp")
+        self.network = distribute(network, self.world, config.strategy)
+        optimizer = make_adamw(self.model, weight_decay=config.weight_decay, betas=BETAS)
+        run.describe(data=data_fields(self.packed.info), recipe=asdict(recipe), epochs=recipe.epochs)
+        self.feed = open_feed(self.packed, self.plan, self.device, config.feed)
+        try:
+            if self.world.is_main:
+                print(self.summary(), file=sys.stderr)
+            train(
+                run, Parts(model=self.model, optimizer=optimizer, network=self.network, feed=self.feed), self.schedule,
+                self.loop(), world=self.world, loss_of=self.loss, after_epoch=self.after_epoch, batch_of=self.batch,
+            )  # fmt: skip
+        finally:
+            self.feed.close()
+        model = self.whole_model()
+        if self.world.is_main:
+            save_model(model, config.out)
+            run.describe(metrics={"reconstruction_loss": self.fixed_loss(model)})
 
     def summary(self) -> str:
-        m, r = self.model.config, self.recipe
+        m, r, plan = self.model.config, self.recipe, self.plan
         parameters = sum(p.numel() for p in self.model.parameters()) / 1e6
-        precision = "bf16" if self.autocast._enabled else "fp32"
+        precision = "bf16" if precision_of(self.objective.autocast) == torch.bfloat16 else "fp32"
         return (
             f"{len(self.packed):,} images of {m.image_size[0]}x{m.image_size[1]}, patches of {m.patch_size}; "
             f"{r.preset} {m.dim}x{m.depth}, decoder {m.decoder_dim}x{m.decoder_depth}, {parameters:.1f} M parameters; "
-            f"{r.epochs} epochs of {self.per_epoch} steps of {self.batch_size}; {precision} on {self.device}"
-        )
-
-    def schedule(self) -> Schedule:
-        return Schedule(
-            peak_lr=self.recipe.blr * self.batch_size / 256,
-            total_steps=self.recipe.epochs * self.per_epoch,
-            warmup_steps=int(self.recipe.warmup_epochs * self.per_epoch),
+            f"{r.epochs} epochs of {plan.per_epoch} steps of {plan.batch_size}; {precision} on {self.world}; "
+            f"feed: {self.feed.name}"
         )
 
     def loop(self) -> LoopConfig:
+        peak = peak_flops(self.device, precision_of(self.objective.autocast))
         return LoopConfig(
-            seed=self.config.seed, batch_size=self.batch_size, steps_per_epoch=self.per_epoch,
-            checkpoint_minutes=self.config.checkpoint_minutes, name="pre-training",
+            seed=self.config.seed, batch_size=self.plan.batch_size, steps_per_epoch=self.plan.per_epoch,
+            checkpoint_minutes=self.config.checkpoint_minutes, name="pre-training", accumulate=self.config.accumulate,
+            flops=self.flops, peak_flops=self.world.size * peak,
         )  # fmt: skip
 
-    def loss(self, step: int) -> Tensor:
-        epoch, place = divmod(step, self.per_epoch)
-        order = epoch_order(len(self.packed), epoch, self.config.seed)
-        ids = np.sort(order[place * self.batch_size : (place + 1) * self.batch_size])
-        pixels = self.packed.batch(ids, self.device)  # u8 [B, C, H, W]
+    def flops(self, step: int) -> float:
+        size, p = self._size(step), self.model.config.patch_size
+        return pretrain_flops(self.model.config, self._num_keep(size), (size[0] // p) * (size[1] // p))
+
+    def loss(self, step: int, part: int) -> Tensor:
+        """Of one part of this process's rows. What is random is drawn for the whole batch, so that neither the number
+        of processes nor that of parts changes it.
+        """
+        if part == 0:
+            self._draw(step)
+        pixels, boxes, flip, noise = (rows[part] for rows in self._drawn)
+        size = self._size(step)
+        loss: Tensor = self.network(pixels, boxes, flip, noise, size, self._num_keep(size))
+        return loss
+
+    def _draw(self, step: int) -> None:
+        total, rows, parts = self.plan.batch_size, self.plan.rows, self.config.accumulate
+        p, size = self.model.config.patch_size, self._size(step)
         generator = step_generator(self.config.seed, step, self.device)
-        images = self.normalize(random_resized_crop(pixels, self.model.config.image_size, self.crop, generator))
-        return self._masked_loss(images, generator)
+        boxes = random_boxes(total, self.packed.info.size, self.crop, generator)  # [B, 4]
+        flip = torch.rand(total, generator=generator, device=self.device) < self.crop.flip  # [B]
+        noise = torch.rand(total, (size[0] // p) * (size[1] // p), generator=generator, device=self.device)  # [B, L]
+        local = [self.feed.get(step), *(drawn[rows] for drawn in (boxes, flip, noise))]
+        self._drawn = [rows.chunk(parts) for rows in local]
+
+    def _size(self, step: int) -> tuple[int, int]:
+        return self.recipe.size_at(step / self.schedule.total_steps)
+
+    def _num_keep(self, size: tuple[int, int]) -> int:
+        p = self.model.config.patch_size
+        return num_keep((size[0] // p) * (size[1] // p), self.recipe.mask_ratio)
+
+    def batch(self, step: int) -> Mapping[str, Any]:
+        """What the step saw, before its crops: they follow from the seed and the step."""
+        ids = self.plan.ids(step)
+        return {"ids": ids, "pixels": self.packed.pixels(ids)}
+
+    def after_epoch(self, epoch: int) -> Mapping[str, float]:
+        every = self.config.picture_every or max(1, self.recipe.epochs // 10)
+        if epoch % every == 0 or epoch == self.recipe.epochs:
+            model = self.whole_model()
+            if self.world.is_main:
+                save_picture(self.picture(model), self.config.out / "reconstructions" / f"epoch-{epoch:04d}.png")
+        return {}
+
+    def whole_model(self) -> MaskedAutoencoder:
+        """The model, gathered where it is trained in shards: a meeting of all processes."""
+        if self.world.size == 1 or self.config.strategy == "ddp":
+            return self.model
+        model = MaskedAutoencoder(self.model.config)
+        model.load_state_dict(whole(self.model.state_dict()))
+        return model.to(self.device)
 
     @torch.inference_mode()
-    def fixed_loss(self) -> float:
+    def fixed_loss(self, model: MaskedAutoencoder) -> float:
         """The mean loss of the first images, uncropped, under fixed masks: comparable between runs."""
         generator = torch.Generator(self.device).manual_seed(0)
-        total, count = 0.0, min(len(self.packed), _LOSS_IMAGES)
+        objective = MaskedObjective(model, self.objective.autocast).to(self.device)
+        size, total, count = model.config.image_size, 0.0, min(len(self.packed), _LOSS_IMAGES)
         for ids in np.split(np.arange(count), range(_LOSS_BATCH, count, _LOSS_BATCH)):
-            pixels = center_batch(self.packed, ids, self.model.config.image_size, self.device)
-            total += float(self._masked_loss(self.normalize(pixels), generator)) * len(ids)
+            pixels = center_batch(self.packed, ids, size, self.device)
+            noise = torch.rand(len(ids), model.config.num_patches, generator=generator, device=self.device)
+            loss = objective.masked_loss(objective.normalize(pixels), noise, self._num_keep(size))
+            total += float(loss) * len(ids)
         return total / count
 
-    def _masked_loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.rand(len(images), self.model.config.num_patches, generator=generator, device=self.device)
-        with self.autocast:
-            output: MAEOutput = self.model(images, random_masking(noise, self.num_keep))
-        return output.loss
-
-    def picture(self) -> Image.Image:
+    def picture(self, model: MaskedAutoencoder) -> Image.Image:
         """The same images under the same masks every time."""
+        size = model.config.image_size
         ids = np.linspace(0, len(self.packed) - 1, min(_PICTURE_IMAGES, len(self.packed))).astype(np.int64)
-        pixels = center_batch(self.packed, ids, self.model.config.image_size, self.device)
+        pixels = center_batch(self.packed, ids, size, self.device)
         generator = torch.Generator(self.device).manual_seed(0)
-        noise = torch.rand(len(ids), self.model.config.num_patches, generator=generator, device=self.device)
-        return reconstruction_grid(self.model, pixels, random_masking(noise, self.num_keep))
+        noise = torch.rand(len(ids), model.config.num_patches, generator=generator, device=self.device)
+        return reconstruction_grid(model, pixels, random_masking(noise, self._num_keep(size)))
 
 
 def main() -> None:
     run = pretrain(parse(PretrainConfig, "training.pretrain"))
-    print(f"{run}: the weights, metrics.jsonl and reconstructions/; next: python -m export {run} --out BUNDLE")
+    if is_main_process():
+        print(f"{run}: the weights, metrics.jsonl and reconstructions/; next: python -m export {run} --out BUNDLE")
 
 
 if __name__ == "__main__":

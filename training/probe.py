@@ -6,7 +6,7 @@ standardisation is folded into the weights, so that the result is one linear lay
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,11 @@ from torch import Tensor
 
 from bundle.digest import file_sha256
 from mae.classifier import Feature, LinearHead, LinearHeadConfig
-from mae.model import MaskedAutoencoder, Normalize, patchify
-from mae.weights import WEIGHTS_FILE, load_mae, save_model
+from mae.model import Normalize, patchify
+from mae.pretrained import Pretrained
+from mae.weights import WEIGHTS_FILE, load_pretrained, save_model
 from training.cli import parse
+from training.convert import resolve_init
 from training.data import Ids, open_data, open_test, require_classes, split_labeled
 from training.device import pick_device
 from training.errors import run_command
@@ -36,7 +38,7 @@ class ProbeConfig:
     out: Path
     """The run's folder."""
     init: Path
-    """The run of training.pretrain whose encoder is probed."""
+    """The run of training.pretrain, or the foreign weights, whose encoder is probed."""
     test: Path | None = None
     """Labeled images that are looked at once, at the end."""
     features: tuple[Feature, ...] = ("cls", "mean")
@@ -60,9 +62,10 @@ class ProbeConfig:
 
 def probe(config: ProbeConfig) -> dict[str, float]:
     """Fit, evaluate on validation and, once, on the test set; returns the metrics that run.json keeps."""
-    pretrained = read_run(config.init, "pretrain")
-    model = load_mae(config.init)
     run = Run(config.out, "probe", asdict(config), resume=False)
+    config = replace(config, init=resolve_init(config.init, config.out / "init"))
+    pretrained = read_run(config.init, "pretrain")
+    model = load_pretrained(config.init)
     device = pick_device(config.device)
     model.to(device)
     size = tuple(pretrained["data"]["pack_size"])
@@ -97,7 +100,7 @@ def probe(config: ProbeConfig) -> dict[str, float]:
 
 
 def extract(
-    model: MaskedAutoencoder, names: tuple[Feature, ...], packed: PackedDataset, ids: Ids, device: torch.device
+    model: Pretrained, names: tuple[Feature, ...], packed: PackedDataset, ids: Ids, device: torch.device
 ) -> Tensor:
     """The named features of every image, concatenated: f32 [N, D * len(names)]."""
     normalize = Normalize(model.config.mean, model.config.std).to(device)

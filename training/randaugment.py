@@ -37,7 +37,7 @@ class RandAugmentConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.magnitude <= MAX_MAGNITUDE:
-            raise ValueError(f"randaugment.magnitude must lie in 0..{MAX_MAGNITUDE:g}, got {self.magnitude}")
+            raise ValueError(f"--randaugment must lie in 0..{MAX_MAGNITUDE:g}, got {self.magnitude}")
         if self.magnitude_std < 0 or self.num_ops < 1:
             raise ValueError(
                 f"randaugment.magnitude_std must not be negative and num_ops at least 1, "
@@ -70,11 +70,11 @@ def rand_augment(pixels: Tensor, config: RandAugmentConfig, fill: Sequence[float
         level = rng.normal(config.magnitude, config.magnitude_std, len(pixels)).clip(0, MAX_MAGNITUDE) / MAX_MAGNITUDE
         sign = rng.choice([-1.0, 1.0], len(pixels))
         chosen[rng.random(len(pixels)) >= config.prob] = -1
-        _apply(pixels, [names[i] if i >= 0 else "" for i in chosen], level, sign, fill)
+        apply_operations(pixels, [names[i] if i >= 0 else "" for i in chosen], level, sign, fill)
     return pixels
 
 
-def _apply(
+def apply_operations(
     pixels: Tensor, chosen: Sequence[str], level: NDArray[np.float64], sign: NDArray[np.float64], fill: Sequence[float]
 ) -> None:
     """In place: one operation per image, "" = none. level: f64 [B] in 0..1; sign: f64 [B] of -1 and 1."""

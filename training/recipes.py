@@ -1,7 +1,9 @@
-"""What to train with when nothing else is said, by the size of the images.
+"""What to train with: by the size of the images when nothing else is said, or by name.
 
-The 224-pixel recipe is the paper's (He et al. 2021, appendix A.1). The smaller ones follow what published runs on small
-data share: small patches, a shallow narrow decoder and long schedules.
+`paper-*` are the paper's (He et al. 2021, appendix A.1), and `px224` is its base network at a batch that one GPU
+holds. The smaller ones follow what published runs on small data share: small patches, a shallow narrow decoder and
+long schedules; `long-*` take them as far as a GPU makes reasonable. `fast-*` hide more, decode with less and see small
+images first, for a good part of the quality in a fraction of the time.
 """
 
 from __future__ import annotations
@@ -13,12 +15,20 @@ from mae.config import MAEConfig, PresetName, preset
 from training.errors import TrainingError
 from training.packed import PackInfo
 
-RecipeName = Literal["px32", "px64", "px96", "px224"]
+RecipeName = Literal[
+    "px32", "px64", "px96", "px224", "long-32", "long-64", "long-96", "fast-32", "fast-64", "fast-224",
+    "paper-base", "paper-large", "paper-huge",
+]  # fmt: skip
+Stages = tuple[tuple[float, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Sizes in pixels; depth: encoder blocks, None = the preset's; blr: learning rate per 256 images of batch."""
+    """Sizes in pixels; depth: encoder blocks, None = the preset's; blr: learning rate per 256 images of batch.
+
+    stages: (share of the epochs, side in pixels) of the smaller images that the network sees first, ascending; the rest
+    of the epochs sees `image_size`.
+    """
 
     image_size: tuple[int, int]
     pack_size: tuple[int, int]
@@ -32,6 +42,23 @@ class Recipe:
     epochs: int = 400
     warmup_epochs: float = 20
     blr: float = 6e-4
+    mask_ratio: float = 0.75
+    stages: Stages = ()
+
+    def __post_init__(self) -> None:
+        shares = [share for share, _ in self.stages]
+        if shares != sorted(shares) or not all(0 < share < 1 for share in shares):
+            raise ValueError(f"--stages must name ascending shares of the epochs between 0 and 1, got {shares}")
+        for _, side in self.stages:
+            if not self.patch_size <= side <= min(self.image_size) or side % self.patch_size:
+                raise ValueError(
+                    f"--stages: {side} px must be a multiple of the patch, {self.patch_size}, and no more than the "
+                    f"image, {min(self.image_size)}"
+                )
+
+    def size_at(self, progress: float) -> tuple[int, int]:
+        """(height, width) of what the network sees when a share `progress` of the epochs is behind it."""
+        return next(((side, side) for share, side in self.stages if progress < share), self.image_size)
 
     def network(self, info: PackInfo, **overrides: Any) -> MAEConfig:
         """The network for the packed images, whose own mean and std it normalises with."""
@@ -43,15 +70,37 @@ class Recipe:
         )  # fmt: skip
 
 
+def _px(side: int, patch_size: int, **fields: Any) -> Recipe:
+    return Recipe(image_size=(side, side), pack_size=(side, side), patch_size=patch_size, **fields)
+
+
+_BASE = Recipe(
+    image_size=(224, 224), pack_size=(256, 256), patch_size=16, preset="base", decoder_dim=512, decoder_depth=8,
+    decoder_heads=16, epochs=800, warmup_epochs=40, blr=1.5e-4,
+)  # fmt: skip
+_PAPER = replace(_BASE, epochs=1600, batch_size=4096)
+_LONG: dict[str, Any] = {"epochs": 1600, "warmup_epochs": 40, "batch_size": 1024, "blr": 3e-4}
+_FAST: dict[str, Any] = {"mask_ratio": 0.8, "decoder_depth": 1, "epochs": 200, "warmup_epochs": 10}
+
 RECIPES: dict[RecipeName, Recipe] = {
-    "px32": Recipe(image_size=(32, 32), pack_size=(32, 32), patch_size=4),
-    "px64": Recipe(image_size=(64, 64), pack_size=(64, 64), patch_size=8),
-    "px96": Recipe(image_size=(96, 96), pack_size=(96, 96), patch_size=8),
-    "px224": Recipe(
-        image_size=(224, 224), pack_size=(256, 256), patch_size=16, preset="base", decoder_dim=512, decoder_depth=8,
-        decoder_heads=16, epochs=800, warmup_epochs=40, blr=1.5e-4,
+    "px32": _px(32, 4),
+    "px64": _px(64, 8),
+    "px96": _px(96, 8),
+    "px224": _BASE,
+    "long-32": _px(32, 2, **_LONG),
+    "long-64": _px(64, 4, **_LONG),
+    "long-96": _px(96, 8, preset="small", **_LONG),
+    "fast-32": _px(32, 4, stages=((0.6, 24),), **_FAST),
+    "fast-64": _px(64, 8, stages=((0.5, 40), (0.8, 48)), **_FAST),
+    "fast-224": replace(
+        _BASE, stages=((0.5, 128), (0.8, 176)), mask_ratio=0.8, decoder_dim=256, decoder_depth=2, decoder_heads=8,
+        epochs=300, warmup_epochs=20, batch_size=1024,
     ),
+    "paper-base": _PAPER,
+    "paper-large": replace(_PAPER, preset="large"),
+    "paper-huge": replace(_PAPER, preset="huge", patch_size=14),
 }  # fmt: skip
+_BY_SIZE: tuple[RecipeName, ...] = ("px32", "px64", "px96", "px224")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +108,8 @@ class NetworkFlags:
     """The command line's choice of a network. Whatever is not set comes from the recipe that fits the images' size."""
 
     recipe: RecipeName | None = None
-    """The set of defaults. Default: by the images' size."""
+    """The set of defaults: px* by the images' size, long-* and fast-* for more or less patience, paper-* for ImageNet.
+    Default: px*, by the images' size."""
     preset: PresetName | None = None
     """Encoder width and depth."""
     depth: int | None = None
@@ -92,5 +142,5 @@ def recipe_for(flags: NetworkFlags, info: PackInfo, **overrides: Any) -> Recipe:
 
 def choose_recipe(shorter_side: int) -> Recipe:
     """The largest recipe whose images are no larger than what is there, in pixels; the smallest for smaller images."""
-    fitting = [r for r in RECIPES.values() if r.image_size[0] <= shorter_side]
-    return fitting[-1] if fitting else RECIPES["px32"]
+    fitting = [name for name in _BY_SIZE if RECIPES[name].image_size[0] <= shorter_side]
+    return RECIPES[fitting[-1] if fitting else _BY_SIZE[0]]

@@ -16,6 +16,7 @@ from training.errors import run_command
 from training.pages.figures import Line, line_figure
 from training.pages.pieces import (
     NOTHING,
+    configuration,
     confusion,
     f1_blocks,
     feature_map,
@@ -25,6 +26,7 @@ from training.pages.pieces import (
     percent,
     reconstructions,
     scores_of,
+    surroundings,
 )
 from training.pages.record import FEATURES_FILE, PREDICTIONS_FILE, Record, read_record
 from training.pages.render import (
@@ -99,7 +101,7 @@ def verdict(record: Record) -> str:
 
 def _sections(record: Record) -> list[tuple[str, str, Any]]:
     shared = [
-        ("environment", "Environment", partial(_environment, record)),
+        ("environment", "Environment", partial(surroundings, record.document)),
         ("configuration", "Configuration", partial(_configuration, record)),
         ("repeat", "To repeat it", lambda: [Code(record.command())]),
     ]
@@ -194,25 +196,12 @@ def _classes(record: Record) -> list[Block]:
     return [Group([confusion(scores, record.classes)]), *f1_blocks([("", scores)], record.classes)]
 
 
-def _environment(record: Record) -> list[Block]:
-    found = record.document.get("environment")
-    pairs = [(str(k), number(v)) for k, v in found.items()] if isinstance(found, dict) else []
-    pairs.append(("commit", str(record.document.get("git_commit") or "not recorded: not run from a working copy")))
-    return [Facts(pairs), *([] if found else [missing("This run did not record its environment.")])]
-
-
 def _configuration(record: Record) -> list[Block]:
-    blocks: list[Block] = (
-        [Facts(_facts(record.config))] if record.config else [missing("run.json has no configuration.")]
-    )
+    blocks = configuration(record.config)
     recipe = record.document.get("recipe")
     if isinstance(recipe, dict):
-        blocks += [Text("What the recipe made of it:", "soft"), Facts(_facts(recipe))]
+        blocks += [Text("What the recipe made of it:", "soft"), *configuration(recipe)]
     return blocks
-
-
-def _facts(fields: Any) -> list[tuple[str, str]]:
-    return [(str(name), NOTHING if value is None else str(value)) for name, value in fields.items()]
 
 
 def _curve(record: Record, name: str, label: str, alt: str) -> Drawing | None:

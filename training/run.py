@@ -8,17 +8,21 @@ model.safetensors, model.json   the weights, once the run is finished
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import platform
 import subprocess
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from bundle.labels import encode_labels
-from training.environment import environment
+from training.compute import FREE_TO_CHANGE
 from training.errors import TrainingError
 from training.packed import PackInfo
 
@@ -27,19 +31,20 @@ METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
 LABELS_FILE = "labels.json"
 Kind = Literal["pretrain", "finetune", "probe"]
-_FREE_TO_CHANGE = {"out", "data", "resume", "device", "checkpoint_minutes", "test"}
+_FREE_TO_CHANGE = FREE_TO_CHANGE | {"out", "data", "resume", "test", "strategy", "picture_every"}
 
 
 class Run:
     """A fresh folder, or with `resume` one that has been begun, whose configuration must be the same.
 
     Nothing is written before `describe`, so a start that fails on its data or configuration leaves no run behind.
+    `writes`: False in all processes of a run but one.
     """
 
-    def __init__(self, out: Path, kind: Kind, config: Mapping[str, Any], *, resume: bool) -> None:
+    def __init__(self, out: Path, kind: Kind, config: Mapping[str, Any], *, resume: bool, writes: bool = True) -> None:
         self.out = out
-        self.document: dict[str, Any] = {"kind": kind, "config": _jsonable(config), "git_commit": _git_commit()}
-        self.document["environment"] = environment(str(config.get("device", "auto")))
+        self._writes = writes
+        self.document: dict[str, Any] = {"kind": kind, "config": _jsonable(config), **circumstances()}
         earlier = _read_json(out / RUN_FILE)
         if earlier is not None and not resume:
             raise TrainingError(f"{out} holds a run already; add --resume to go on with it or choose another --out")
@@ -52,22 +57,36 @@ class Run:
         self.document |= _jsonable(fields)
         if self._earlier_data is not None:
             _refuse_other_data(self._earlier_data, self.document["data"])
+        if not self._writes:
+            return
         self.out.mkdir(parents=True, exist_ok=True)
         write_atomic(self.out / RUN_FILE, (json.dumps(self.document, indent=2) + "\n").encode())
 
     def log(self, row: Mapping[str, float | int]) -> None:
+        if not self._writes:
+            return
         with (self.out / METRICS_FILE).open("a") as f:
             f.write(json.dumps(dict(row)) + "\n")
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Raises TrainingError where the disk does not take it; the checkpoint before is then still whole."""
-        save_checkpoint(self.out / CHECKPOINT_FILE, state)
+        if self._writes:
+            save_checkpoint(self.out / CHECKPOINT_FILE, state)
+
+    def save_arrays(self, name: str, **arrays: Any) -> Path:
+        """Write an .npz file; its path."""
+        path = self.out / name
+        if self._writes:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **arrays)
+            write_atomic(path, buffer.getvalue())
+        return path
 
     def load_state(self) -> dict[str, Any] | None:
         """The last state, None for a fresh run; rows of metrics.jsonl that lie past it are dropped."""
         state = load_checkpoint(self.out / CHECKPOINT_FILE)
         metrics = self.out / METRICS_FILE
-        if metrics.exists():
+        if self._writes and metrics.exists():
             last = -1 if state is None else state["step"]
             rows = [line for line in metrics.read_text().splitlines() if _step_of(line) <= last]
             write_atomic(metrics, "".join(row + "\n" for row in rows).encode())
@@ -177,6 +196,24 @@ def _step_of(line: str) -> int:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return 2**62  # a row cut short by a kill
+
+
+def circumstances() -> dict[str, Any]:
+    """What it takes to repeat a run beside its configuration: the code, the versions, the machine."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "git_commit": _git_commit(),
+        "environment": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "platform": platform.platform(),
+            "cores": os.cpu_count(),
+            "gpu": gpu,
+            "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        },
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _git_commit() -> str | None:

@@ -20,9 +20,8 @@ from mae.config import PresetName
 from training.cli import parse
 from training.data import open_data, require_classes
 from training.device import PrecisionName, pick_device
-from training.environment import environment
 from training.errors import EXIT_USAGE, TrainingError, run_command
-from training.experiments import Experiment, assignments, convert, read_json, steps_of, stoppable, write_json
+from training.experiments import Experiment, assignments, convert, steps_of, stoppable, write_json
 from training.packed import PackedDataset
 from training.pages.grid import SWEEP_FILE, readable, write_sweep
 from training.pages.pieces import NOTHING, number, percent
@@ -30,7 +29,7 @@ from training.pages.record import command_line
 from training.pretrain import PretrainConfig, pretrain
 from training.probe import ProbeConfig, probe
 from training.recipes import RECIPES, RecipeName
-from training.run import RUN_FILE
+from training.run import circumstances
 
 AXES = ("mask_ratio", "decoder_depth", "decoder_dim", "patch_size", "depth", "blr", "loss", "target")
 _PASSED = ("recipe", "preset", "image_size", "decoder_heads", "epochs", "warmup_epochs", "batch_size", "seed")
@@ -78,7 +77,9 @@ class SweepConfig:
             if len(set(values)) < len(values):
                 raise ValueError(f"--{name.replace('_', '-')} must not name a value twice, got {getattr(self, name)}")
         for combination in grid(axes):
-            PretrainConfig(data=self.data, out=self.out, **self.passed(), **combination)  # raises before the first run
+            PretrainConfig(
+                data=str(self.data), out=self.out, **self.passed(), **combination
+            )  # raises before the first run
 
     @property
     def axes(self) -> dict[str, list[Any]]:
@@ -122,8 +123,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
             "status": "failed" if experiment.failed else "finished",
             "command": command_line("python -m training.sweep", asdict(config)),
             "config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
-            "environment": environment(config.device),
-            "git_commit": (read_json(config.out / "runs" / cells[0]["name"] / RUN_FILE) or {}).get("git_commit"),
+            **circumstances(),
             "data": {"name": packed.info.name, "num_images": len(packed)},
             "axes": config.varied, "cells": cells, "probed": labeled is not None,
             "failed": [{"name": o.name, "error": o.error} for o in experiment.failed],
@@ -157,7 +157,7 @@ def _cell(
     """One combination: the pre-training, and the probe of what came of it."""
     name = "_".join(f"{axis.replace('_', '-')}-{value}" for axis, value in values.items())
     run = experiment.run("pretrain", PretrainConfig(
-        data=packed.folder, out=experiment.folder(name), resume=True, **config.passed(), **values,
+        data=str(packed.folder), out=experiment.folder(name), resume=True, **config.passed(), **values,
     ), pretrain)  # fmt: skip
     metrics, error = dict(run.metrics), run.error
     if labeled is not None and error is None:

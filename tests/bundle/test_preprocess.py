@@ -17,7 +17,15 @@ from PIL import ExifTags, Image
 
 from bundle.errors import InvalidInput, TooLarge, UnsupportedMedia
 from bundle.manifest import Preprocess
-from bundle.preprocess import FORMATS, center_crop, decode_image, image_size, preprocess, preprocess_image
+from bundle.preprocess import (
+    FORMATS,
+    center_crop,
+    decode_image,
+    image_size,
+    preprocess,
+    preprocess_array,
+    preprocess_image,
+)
 
 
 def spec(resize: tuple[int, int], crop: tuple[int, int] | None = None, channels: int = 3) -> Preprocess:
@@ -222,6 +230,29 @@ def test_bilinear_is_bilinear() -> None:
     assert np.array_equal(
         preprocess_image(noise, bilinear), np.asarray(noise.resize((20, 20), Image.Resampling.BILINEAR))
     )
+
+
+@pytest.mark.parametrize("size", [(40, 60), (300, 200), (32, 32), (9, 11), (1, 50)])
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_arrays_are_scaled_as_images_are(size: tuple[int, int], channels: int, mode: str) -> None:
+    image = photo(*size).convert(mode)
+    pixels = np.asarray(image).reshape(*size, channels)
+    for target, cut in (((32, 32), (32, 32)), ((24, 48), (20, 31))):
+        expected = preprocess_image(image, spec(target, cut, channels))
+        result = preprocess_array(pixels, spec(target, cut, channels))
+        assert result.flags.c_contiguous
+        assert np.array_equal(result, expected)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 13])
+def test_each_channel_of_an_array_is_scaled_by_itself(channels: int) -> None:
+    """Unlike an image's fourth channel, which is how much of the others is seen."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, channels), dtype=np.uint8)
+    result = preprocess_array(pixels, spec((32, 24), (30, 24), channels))
+    assert result.shape == (30, 24, channels)
+    for c in range(channels):
+        expected = preprocess_array(pixels[:, :, c : c + 1], spec((32, 24), (30, 24), 1))
+        assert np.array_equal(result[:, :, c : c + 1], expected)
 
 
 def test_a_strip_costs_what_a_square_costs() -> None:

@@ -13,6 +13,7 @@ from mae.layers import DropPath
 from mae.masking import gather_patches, num_keep, random_masking
 from mae.model import Encoder, MaskedAutoencoder, patchify
 from mae.pos_embed import interpolate
+from mae.resize import resized
 
 
 def config(image_size: tuple[int, int] = (16, 16), channels: int = 3) -> MAEConfig:
@@ -143,7 +144,7 @@ def test_drop_path_grows_with_depth() -> None:
 
 @torch.inference_mode()
 def test_resized_keeps_every_weight_and_interpolates_the_positions(model: MaskedAutoencoder) -> None:
-    larger = model.resized((24, 32))
+    larger = resized(model, image_size=(24, 32))
     assert larger.config == replace(model.config, image_size=(24, 32))
     before, after = model.state_dict(), larger.state_dict()
     for name, value in before.items():
@@ -156,4 +157,4 @@ def test_resized_keeps_every_weight_and_interpolates_the_positions(model: Masked
 @torch.inference_mode()
 def test_resized_to_the_same_size_is_the_same_network(model: MaskedAutoencoder) -> None:
     images, masking = torch.randn(2, 3, 16, 16), random_masking(torch.rand(2, 16), 4)
-    assert torch.equal(model.resized((16, 16)).eval()(images, masking).pred, model(images, masking).pred)
+    assert torch.equal(resized(model, image_size=(16, 16))(images, masking).pred, model(images, masking).pred)

@@ -12,7 +12,18 @@ import torch
 from mae.classifier import Classifier, ClassifierConfig, LinearHead, LinearHeadConfig
 from mae.config import MAEConfig
 from mae.model import MaskedAutoencoder
-from mae.weights import CONFIG_FILE, WEIGHTS_FILE, Network, load_mae, load_model, save_model
+from mae.pretrained import PretrainedEncoder
+from mae.resize import resized
+from mae.weights import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    Network,
+    load_mae,
+    load_model,
+    load_pretrained,
+    save_model,
+    weights_bytes,
+)
 
 CONFIG = MAEConfig(
     image_size=(8, 16), patch_size=4, channels=1, dim=24, depth=2, heads=3, decoder_dim=8, decoder_depth=1,
@@ -22,6 +33,7 @@ MODELS: dict[str, Network] = {
     "mae": MaskedAutoencoder(CONFIG),
     "classifier": Classifier(ClassifierConfig(encoder=CONFIG, num_classes=3, pooling="cls", drop_path=0.1)),
     "head": LinearHead(LinearHeadConfig(inputs=("cls", "mean"), dim=24, num_classes=3)),
+    "encoder": PretrainedEncoder(CONFIG),
 }
 
 
@@ -52,7 +64,7 @@ def test_saving_again_replaces(saved: Path) -> None:
 
 def test_interpolated_positions_are_kept(tmp_path: Path) -> None:
     """They are not what a fresh table of that size would hold, so the file must carry them."""
-    larger = MaskedAutoencoder(CONFIG).resized((16, 16))
+    larger = resized(MaskedAutoencoder(CONFIG), image_size=(16, 16))
     save_model(larger, tmp_path)
     loaded = load_mae(tmp_path)
     assert torch.equal(loaded.encoder.pos_embed, larger.encoder.pos_embed)
@@ -109,12 +121,33 @@ def test_weights_of_another_size_are_a_value_error(saved: Path) -> None:
 
 def test_an_unknown_format_names_the_known_ones(saved: Path) -> None:
     (saved / CONFIG_FILE).write_text('{"format": "timm", "config": {}}')
-    with pytest.raises(ValueError, match="unknown format 'timm'; known: maeve-mae, maeve-classifier, maeve-head"):
+    with pytest.raises(
+        ValueError, match="unknown format 'timm'; known: maeve-mae, maeve-classifier, maeve-head, maeve-e"
+    ):
         load_model(saved)
 
 
-@pytest.mark.parametrize("kind", ["classifier", "head"])
+@pytest.mark.parametrize("kind", ["classifier", "head", "encoder"])
 def test_load_mae_takes_nothing_else(kind: str, tmp_path: Path) -> None:
     save_model(MODELS[kind], tmp_path)
     with pytest.raises(ValueError, match=f"holds a {type(MODELS[kind]).__name__}, not a pre-trained"):
         load_mae(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["mae", "encoder"])
+def test_load_pretrained_takes_an_encoder_with_or_without_its_decoder(kind: str, tmp_path: Path) -> None:
+    save_model(MODELS[kind], tmp_path)
+    loaded = load_pretrained(tmp_path)
+    assert type(loaded) is type(MODELS[kind])
+    assert loaded.config == CONFIG
+
+
+@pytest.mark.parametrize("kind", ["classifier", "head"])
+def test_load_pretrained_takes_nothing_else(kind: str, tmp_path: Path) -> None:
+    save_model(MODELS[kind], tmp_path)
+    with pytest.raises(ValueError, match=f"holds a {type(MODELS[kind]).__name__}, not a pre-trained"):
+        load_pretrained(tmp_path)
+
+
+def test_the_bytes_are_the_file_s(saved: Path) -> None:
+    assert weights_bytes(MODELS["mae"]) == (saved / WEIGHTS_FILE).read_bytes()

@@ -107,7 +107,7 @@ def pretrained(packed: PackedDataset, tmp_path_factory: pytest.TempPathFactory) 
     out = tmp_path_factory.mktemp("runs") / "pretrained"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.loop.LOG_EVERY_S", 0.0)  # a row for every step
-        return pretrain(PretrainConfig(data=packed.folder, out=out, epochs=10, blr=2e-2, picture_every=4, **TINY))
+        return pretrain(PretrainConfig(data=str(packed.folder), out=out, epochs=10, blr=2e-2, picture_every=4, **TINY))
 
 
 @contextmanager

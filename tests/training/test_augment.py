@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from training.augment import CropConfig, crop_and_resize, random_boxes, random_resized_crop, resize_matrix
+from training.augment import (
+    ERASING_BOX,
+    CropConfig,
+    crop_and_resize,
+    random_boxes,
+    random_erasing,
+    random_resized_crop,
+    resize_matrix,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -148,3 +156,58 @@ def test_flips_come_as_often_as_asked(flip: float, expected: int) -> None:
 def test_a_crop_that_cannot_be_is_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CropConfig(**fields)  # type: ignore[arg-type]
+
+
+def erased_share(images: Tensor, result: Tensor) -> Tensor:
+    """Of each image, f32 [B]; every channel of a pixel is erased together."""
+    changed = result != images
+    assert torch.equal(changed.all(dim=1), changed.any(dim=1))
+    return changed.any(dim=1).float().mean(dim=(1, 2))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_erasing_takes_one_box_of_some_images(channels: int) -> None:
+    images = torch.full((400, channels, 48, 64), 9.0)
+    result = random_erasing(images, 0.25, np.random.default_rng(0), generator())
+    share = erased_share(images, result)
+    assert int((share > 0).sum()) == pytest.approx(100, abs=35)  # 4 standard deviations
+    touched = share[share > 0]
+    assert 0.015 < float(touched.min()) < 0.06  # of 0.02 to a third, within rounding to whole pixels
+    assert 0.28 < float(touched.max()) < 0.35
+    for image in (result != images)[share > 0, 0][:30]:
+        rows, cols = image.any(dim=1), image.any(dim=0)
+        assert torch.equal(image, rows[:, None] & cols)  # a rectangle
+        assert int(rows.diff().sum()) <= 2  # in one piece
+        assert int(cols.diff().sum()) <= 2
+    assert float(images.min()) == 9
+
+
+def test_what_is_erased_becomes_unit_noise() -> None:
+    images = torch.full((200, 3, 32, 32), 9.0)
+    result = random_erasing(images, 1.0, np.random.default_rng(0), generator())
+    noise = result[result != 9]
+    assert float(noise.mean()) == pytest.approx(0, abs=0.02)
+    assert float(noise.std()) == pytest.approx(1, abs=0.02)
+
+
+def test_erasing_never_takes_a_whole_image() -> None:
+    """In a strip of 2 x 200 pixels no box fits."""
+    images = torch.full((20, 1, 2, 200), 9.0)
+    assert random_boxes(20, (2, 200), ERASING_BOX, generator())[:, 2:].tolist().count([2, 200]) > 0
+    assert float(erased_share(images, random_erasing(images, 1.0, np.random.default_rng(0), generator())).max()) < 1
+
+
+def test_erasing_that_is_off_changes_nothing() -> None:
+    images = torch.rand(50, 3, 16, 16, generator=generator())
+    assert torch.equal(random_erasing(images, 0.0, np.random.default_rng(0), generator()), images)
+
+
+def test_both_generators_decide_what_is_erased() -> None:
+    images = torch.rand(50, 3, 16, 16, generator=generator())
+    first, again, elsewhere, others = (
+        random_erasing(images, 0.5, np.random.default_rng(choice), generator(place))
+        for choice, place in ((1, 1), (1, 1), (1, 2), (2, 1))
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, elsewhere)
+    assert not torch.equal(first, others)

@@ -38,7 +38,7 @@ def place(
 
 
 PRETRAIN = [
-    ("--data {missing}", "missing is neither a folder of images nor a .parquet file"),
+    ("--data {missing}", "missing is neither a folder nor a file"),
     ("--data {empty}", "empty holds no images"),
     ("--data {corrupt}", "none of the first 64 images could be read"),
     ("--data {pack} --out {run}", "holds a run already; add --resume to go on with it or choose another --out"),
@@ -66,7 +66,7 @@ FINETUNE = [
     ("--data {unlabeled} --init none", "red has no labels"),
     ("--data {pack} --init {run} --test {animals}", "animals has other classes than the training set"),
     ("--data {pack} --init {run} --test {unlabeled}", "red has no labels"),
-    ("--data {missing} --init {run}", "missing is neither a folder of images nor a .parquet file"),
+    ("--data {missing} --init {run}", "missing is neither a folder nor a file"),
     ("--data {pack} --init {run} --depth 3", "--depth goes with --init none; a run brings its own network"),
     ("--data {pack} --init none --patch-size 5", "model.image_size (32, 32) must be multiples of patch_size 5"),
     ("--data {pack} --init {run} --label-fraction 0", "--label-fraction must lie in (0, 1], got 0.0"),
@@ -77,7 +77,13 @@ FINETUNE = [
     ("--data {pack} --init {run} --label-smoothing 1", "--label-smoothing must be at least 0 and below 1, got 1.0"),
     ("--data {pack} --init {run} --batch-size 0", "--epochs and --batch-size must be at least 1, got 50 and 0"),
     ("--data {pack} --init {run} --min-lr=-1", "--blr must be positive and --min-lr not negative"),
-    ("--data {pack} --init {run} --seed=-1", "--weight-decay and --seed must not be negative"),
+    ("--data {pack} --init {run} --weight-decay=-1", "--weight-decay must not be negative, got -1.0"),
+    ("--data {pack} --init {run} --seed=-1", "--seed must not be negative, got -1"),
+    ("--data {pack} --init {run} --randaugment 11", "--randaugment must lie in 0..10, got 11.0"),
+    ("--data {pack} --init {run} --erasing 2", "--erasing must lie in 0..1, got 2.0"),
+    ("--data {pack} --init {run} --mixup=-1", "--mixup and --cutmix must not be negative, got -1.0 and 0.0"),
+    ("--data {pack} --init {run} --ema 1", "--ema must be at least 0 and below 1, got 1.0"),
+    ("--data {pack} --init {run} --crop-scale 0.5 0.2", "crop.scale must be an increasing range"),
     ("--data {pack} --init {run} --out {run} --resume", "holds a pretrain run, not a finetune run"),
 ]
 PROBE = [
@@ -90,7 +96,7 @@ PROBE = [
     ("--data {pack} --init {run} --penalties=-1", "--penalties must be at least one value, none negative"),
 ]
 PACK = [
-    ("--data {missing}", "missing is neither a folder of images nor a .parquet file"),
+    ("--data {missing}", "missing is neither a folder nor a file"),
     ("--data {empty}", "empty holds no images"),
     ("--data {corrupt}", "none of the first 64 images could be read"),
     ("--data {corrupt} --size 8", "none of 1 images could be read; see"),

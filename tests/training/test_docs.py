@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from training.cli import parse
 from training.compare import CompareConfig
+from training.convert import ConvertConfig
 from training.finetune import FinetuneConfig
+from training.finetune_recipes import FINETUNE_RECIPES
 from training.pack import PackConfig
 from training.plans import PLANS, Plan
 from training.pretrain import PretrainConfig
@@ -19,27 +23,32 @@ from training.recipes import RECIPES
 from training.report import ReportConfig
 from training.sweep import SweepConfig
 
-PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE, WEIGHTS_PAGE = (DOCS / "training.md").read_text(), (DOCS / "weights.md").read_text()
 
 
 COMMANDS = {
     "pack": PackConfig, "pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig,
-    "report": ReportConfig, "compare": CompareConfig, "sweep": SweepConfig,
+    "convert": ConvertConfig, "report": ReportConfig, "compare": CompareConfig, "sweep": SweepConfig,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("command", "config"), COMMANDS.items())
 def test_every_flag_is_in_its_command_s_table(command: str, config: Any) -> None:
     table = PAGE.split(f"| flag of {command} |")[1].split("\n\n")[0]
-    missing = [f.name for f in fields(config) if f"`--{f.name.replace('_', '-')}`" not in table]
+    names = ["`IN`" if f.name == "source" else f"`--{f.name.replace('_', '-')}`" for f in fields(config)]
+    missing = [name for name in names if name not in table]
     assert not missing
 
 
 def test_the_recipes_are_those_of_the_code() -> None:
     for name, r in RECIPES.items():
         decoder = f"{r.decoder_dim} x {r.decoder_depth}"
-        blr = f"{r.blr:.1e}".replace(".0e", "e").replace("e-0", "e-")
-        cells = [r.pack_size[0], r.image_size[0], r.patch_size, r.preset, decoder, r.batch_size, r.epochs, blr]
+        stages = ", ".join(f"{side} px to {100 * share:.0f} %" for share, side in r.stages)
+        cells = [
+            r.pack_size[0], r.image_size[0], r.patch_size, r.preset, decoder, r.mask_ratio, stages, r.batch_size,
+            r.epochs, rate(r.blr),
+        ]  # fmt: skip
         row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{name}` |"))
         assert [cell.strip() for cell in row.split("|")[3:-1]] == [str(cell) for cell in cells]
 
@@ -54,7 +63,41 @@ def test_the_plans_are_those_of_the_code() -> None:
         assert cells[0].startswith(plan.recipe or "by the images")
 
 
+def test_the_finetuning_recipes_are_those_of_the_code() -> None:
+    section = PAGE.split("## Fine-tuning")[1].split("\n## ")[0]
+    rows = {
+        line.split("`")[1]: line for line in section.splitlines() if line.startswith("| `") and "`--" not in line[:5]
+    }
+    assert list(rows) == list(FINETUNE_RECIPES)
+    augmented = {"randaugment": 9.0, "erasing": 0.25, "mixup": 0.8, "cutmix": 1.0}
+    for name, r in FINETUNE_RECIPES.items():
+        numbers = [r.epochs, r.warmup_epochs, r.batch_size]
+        shares = [r.layer_decay, r.drop_path, r.weight_decay, r.crop_scale[0], r.ema]
+        cells = [*(f"{n:g}" for n in numbers), rate(r.blr), rate(r.min_lr), *(f"{share:g}" for share in shares)]
+        assert [cell.strip() for cell in rows[name].split("|")[3:-1]] == cells
+        assert {k: getattr(r, k) for k in augmented} == (
+            dict.fromkeys(augmented, 0.0) if name == "plain" else augmented
+        )
+        assert (r.label_smoothing, r.crop_scale[1]) == (0.1, 1.0)
+
+
+def rate(value: float) -> str:
+    """1.5e-4, 1e-3, 0."""
+    return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-") if value else "0"
+
+
 def test_the_page_knows_no_flag_that_the_code_has_not() -> None:
     known = {f.name.replace("_", "-") for config in COMMANDS.values() for f in fields(config)}
-    named = set(re.findall(r"`--([a-z-]+)", PAGE))
+    named = set(re.findall(r"`--([a-z-]+)", PAGE + WEIGHTS_PAGE))
     assert named <= known | {"classifier"}
+
+
+def test_every_line_that_packs_is_one_that_the_command_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [line.strip() for line in PAGE.splitlines() if line.startswith("    python -m training.pack ")]
+    lines = [line for line in lines if "--data" in line]
+    assert len(lines) >= 8
+    for line in lines:
+        monkeypatch.setattr("sys.argv", shlex.split(line)[2:])
+        config = parse(PackConfig, "training.pack")
+        assert config.data
+        assert config.out.parent == Path("data")

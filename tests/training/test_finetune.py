@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mae.weights import load_mae, load_model
 from training.data import Ids, center_batch, split_labeled
 from training.errors import Terminated, TrainingError
 from training.finetune import FinetuneConfig, finetune
+from training.finetune_recipes import FINETUNE_RECIPES
 from training.pack import pack
 from training.packed import LABELS_FILE, PackedDataset
 from training.pretrain import PretrainConfig, pretrain
@@ -57,6 +58,13 @@ def accuracy(run: Path, packed: PackedDataset, ids: Ids) -> float:
     return float((logits.argmax(dim=1).numpy() == packed.labels[ids]).mean())
 
 
+def macro_f1(answers: Ids, labels: Ids) -> float:
+    """The mean over three classes of 2 TP / (2 TP + FP + FN)."""
+    hits = [int(((answers == c) & (labels == c)).sum()) for c in range(3)]
+    sizes = [int((answers == c).sum() + (labels == c).sum()) for c in range(3)]
+    return float(np.mean([2 * hit / size for hit, size in zip(hits, sizes, strict=True)]))
+
+
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_from_a_pretraining_run(
     pooling: Any, packed: PackedDataset, pretrained: Path, other_photos: Path, tmp_path: Path
@@ -74,6 +82,15 @@ def test_from_a_pretraining_run(
     assert model.config.encoder == load_mae(pretrained).config
     test = PackedDataset(out / "pack-test")
     assert metrics["test_top1"] == accuracy(out, test, np.arange(len(test)))
+    assert sorted(metrics) == ["test_f1", "test_top1", "val_f1", "val_top1"]
+    with np.load(out / "predictions.npz", allow_pickle=False) as arrays:
+        assert sorted(arrays) == ["test_labels", "test_logits", "val_labels", "val_logits"]
+        assert arrays["test_labels"].tolist() == test.labels.tolist()
+        assert arrays["val_logits"].shape == (12, 3)
+        for name in ("val", "test"):
+            answers, labels = arrays[f"{name}_logits"].argmax(axis=1), arrays[f"{name}_labels"]
+            assert metrics[f"{name}_top1"] == (answers == labels).mean()
+            assert metrics[f"{name}_f1"] == pytest.approx(macro_f1(answers, labels))
 
 
 def test_from_scratch_trains_the_same_network(
@@ -113,6 +130,9 @@ def test_validation_is_held_out_and_logged_each_epoch(packed: PackedDataset, pre
     scores = [(row["epoch"], row["val_top1"]) for row in rows(tmp_path / "run") if "val_top1" in row]
     assert [epoch for epoch, _ in scores] == [1, 2, 3, 4]
     assert scores[-1][1] == document(tmp_path / "run")["metrics"]["val_top1"]
+    epochs = [row for row in rows(tmp_path / "run") if "val_top1" in row]
+    assert all(0 < row["val_loss"] < 2 and 0 <= row["val_f1"] <= 1 for row in epochs)
+    assert epochs[-1]["val_loss"] < epochs[0]["val_loss"]
 
 
 @pytest.mark.parametrize(("fraction", "num_train", "num_val"), [(0.1, 9, 3), (0.3, 33, 3), (0.05, 3, 3)])
@@ -138,9 +158,10 @@ def plain(packed: PackedDataset, tmp_path_factory: pytest.TempPathFactory, tiny:
     [
         {"layer_decay": 0.5}, {"drop_path": 0.5}, {"label_smoothing": 0.5}, {"crop_scale": (0.9, 1.0)}, {"blr": 1e-3},
         {"min_lr": 1e-3}, {"weight_decay": 0.5}, {"warmup_epochs": 0.3}, {"batch_size": 20}, {"pooling": "cls"},
-        {"seed": 1}, {"label_fraction": 0.5}, {"val_fraction": 0.5},
+        {"seed": 1}, {"label_fraction": 0.5}, {"val_fraction": 0.5}, {"randaugment": 5.0}, {"randaugment": 0.0},
+        {"erasing": 0.0}, {"mixup": 0.0}, {"cutmix": 0.0}, {"ema": 0.5}, {"finetune_recipe": "plain"},
     ],
-    ids=lambda changed: next(iter(changed)),
+    ids=lambda changed: "-".join(map(str, *changed.items())),
 )  # fmt: skip
 def test_every_setting_reaches_the_training(
     changed: dict[str, Any], plain: bytes, packed: PackedDataset, tmp_path: Path, tiny: dict[str, Any]
@@ -155,8 +176,8 @@ def test_a_stopped_run_resumes_to_the_same_bytes(
     tiny: dict[str, Any],
     terminated_once: Callable[[Callable[[], bool]], AbstractContextManager[None]],
 ) -> None:
-    """Drop path and label smoothing included; stopped at whatever step the signal finds it."""
-    config = from_scratch(packed, tmp_path / "straight", tiny, depth=2, drop_path=0.5)
+    """Drop path, every augmentation and the average included; stopped at whatever step the signal finds it."""
+    config = from_scratch(packed, tmp_path / "straight", tiny, depth=2, drop_path=0.5, ema=0.9)
     finetune(config)
     stopped = replace(config, out=tmp_path / "stopped", resume=True)
     with (
@@ -170,12 +191,14 @@ def test_a_stopped_run_resumes_to_the_same_bytes(
     assert metrics == document(tmp_path / "straight")["metrics"]
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("straight", "stopped")]
     assert weights[0] == weights[1]
+    recipe = document(tmp_path / "stopped")["recipe"]
+    assert min(recipe[name] for name in ("randaugment", "erasing", "mixup", "cutmix", "label_smoothing", "ema")) > 0
     assert [row["epoch"] for row in rows(tmp_path / "stopped") if "val_top1" in row] == [1, 2, 3, 4]
 
 
 def test_a_grey_network_packs_its_labeled_images_grey(photos: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
     grey = pack(photos, tmp_path / "grey", channels=1)
-    run = pretrain(PretrainConfig(data=grey.folder, out=tmp_path / "pretrained", epochs=1, **tiny))
+    run = pretrain(PretrainConfig(data=str(grey.folder), out=tmp_path / "pretrained", epochs=1, **tiny))
     finetune(FinetuneConfig(data=photos, init=run, out=tmp_path / "run", **{**QUICK, "epochs": 1}))
     assert PackedDataset(tmp_path / "run" / "pack").info.channels == 1
 
@@ -201,3 +224,63 @@ def test_a_start_that_fails_can_be_corrected(packed: PackedDataset, pretrained: 
             finetune(from_run(packed, pretrained, out, **wrong))
         assert not out.exists()
     finetune(from_run(packed, pretrained, out, epochs=1))
+
+
+def test_the_average_of_the_weights_is_what_is_kept(packed: PackedDataset, pretrained: Path, tmp_path: Path) -> None:
+    """At a decay this near to one the average lags behind the weights, and the figures are the average's."""
+    metrics = finetune(from_run(packed, pretrained, tmp_path / "run", ema=0.999, val_fraction=0.5))
+    saved = load_model(tmp_path / "run").state_dict()
+    checkpoint = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert all(torch.equal(saved[name], value) for name, value in checkpoint["ema"].items())
+    assert not torch.equal(saved["head.weight"], checkpoint["model"]["head.weight"])
+    _, val_ids = split_labeled(packed, 1.0, 0.5, 0)
+    assert metrics["val_top1"] == accuracy(tmp_path / "run", packed, val_ids)
+    assert metrics["val_top1"] > 0.8
+
+
+def test_a_checkpoint_without_the_average_is_refused(packed: PackedDataset, pretrained: Path, tmp_path: Path) -> None:
+    config = from_run(packed, pretrained, tmp_path / "run", ema=0.9, epochs=1, resume=True)
+    finetune(config)
+    path = tmp_path / "run" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    del state["ema"]
+    torch.save(state, path)
+    with pytest.raises(TrainingError, match="holds the checkpoint of another network: 'ema'"):
+        finetune(config)
+
+
+def test_the_recipe_is_written_down_as_it_was_used(packed: PackedDataset, pretrained: Path, tmp_path: Path) -> None:
+    finetune(from_run(packed, pretrained, tmp_path / "run", epochs=1, mixup=0.3))
+    recipe = document(tmp_path / "run")["recipe"]
+    assert recipe["name"] == "px32"
+    expected = replace(FINETUNE_RECIPES["px32"], epochs=1, warmup_epochs=0.2, batch_size=12, blr=2e-2, mixup=0.3)
+    assert recipe == {"name": "px32", **json.loads(json.dumps(asdict(expected)))}
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_a_batch_of_one_and_an_odd_one_are_batches(
+    batch_size: int, packed: PackedDataset, pretrained: Path, tmp_path: Path
+) -> None:
+    """Of two images a class one is held out, so three are left."""
+    config = from_run(
+        packed,
+        pretrained,
+        tmp_path / "run",
+        batch_size=batch_size,
+        epochs=1,
+        label_fraction=0.05 if batch_size == 1 else 1.0,
+    )
+    assert finetune(config)["val_top1"] >= 0
+    assert document(tmp_path / "run")["recipe"]["batch_size"] == batch_size
+
+
+def test_a_class_with_one_image_is_trained_on(packed: PackedDataset, pretrained: Path, tmp_path: Path) -> None:
+    """It cannot be held out; the other classes still are."""
+    shutil.copytree(packed.folder, tmp_path / "pack")
+    labels = np.where(packed.labels == 2, 1, packed.labels)
+    labels[-1] = 2
+    np.save(tmp_path / "pack" / LABELS_FILE, labels)
+    finetune(from_run(PackedDataset(tmp_path / "pack"), pretrained, tmp_path / "run", epochs=1))
+    with np.load(tmp_path / "run" / "predictions.npz") as arrays:
+        assert np.bincount(arrays["val_labels"], minlength=3).tolist() == [4, 8, 0]
+    assert document(tmp_path / "run")["num_train"] == 108

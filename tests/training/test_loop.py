@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from training import loop as loop_module
+from training.distributed import World
 from training.errors import Terminated, TrainingError
-from training.loop import LoopConfig, step_generator, train
+from training.loop import LoopConfig, Parts, step_generator, train
 from training.optim import Schedule, make_adamw
 from training.run import CHECKPOINT_FILE, METRICS_FILE, Run, load_checkpoint
 
@@ -36,7 +37,7 @@ class Job:
         self.steps: list[int] = []
         self.epochs: list[int] = []
 
-    def loss(self, step: int) -> Tensor:
+    def loss(self, step: int, _part: int = 0) -> Tensor:
         self.steps.append(step)
         x = torch.randn(8, 6, generator=step_generator(0, step, torch.device("cpu")))
         return torch.nn.functional.mse_loss(self.model(x), x)
@@ -45,19 +46,20 @@ class Job:
         self.epochs.append(epoch)
         return {"score": epoch / 10}
 
-    def train(self, loss_of: Callable[[int], Tensor] | None = None) -> Job:
+    def train(self, loss_of: Callable[[int, int], Tensor] | None = None) -> Job:
         train(
-            self.run, self.model, self.optimizer, Schedule(peak_lr=1e-2, total_steps=STEPS, warmup_steps=3),
+            self.run, Parts(model=self.model, optimizer=self.optimizer),
+            Schedule(peak_lr=1e-2, total_steps=STEPS, warmup_steps=3),
             LoopConfig(seed=0, batch_size=8, steps_per_epoch=PER_EPOCH, checkpoint_minutes=self.checkpoint_minutes,
                        name="test"),
-            loss_of=loss_of or self.loss, after_epoch=self.after_epoch,
+            world=World(torch.device("cpu")), loss_of=loss_of or self.loss, after_epoch=self.after_epoch,
         )  # fmt: skip
         return self
 
-    def interrupted(self, at: int, act: Callable[[], None]) -> Callable[[int], Tensor]:
+    def interrupted(self, at: int, act: Callable[[], None]) -> Callable[[int, int], Tensor]:
         """The loss, but for something that happens at one step."""
 
-        def loss_of(step: int) -> Tensor:
+        def loss_of(step: int, _part: int) -> Tensor:
             if step == at:
                 act()
             return self.loss(step)
@@ -140,7 +142,7 @@ def test_a_run_killed_between_two_checkpoints_repeats_only_what_was_lost(
     now = [0.0]
     first = Job(out, checkpoint_minutes=1.0)
 
-    def loss_of(step: int) -> Tensor:
+    def loss_of(step: int, _part: int) -> Tensor:
         now[0] = 0.0 if step < 3 else 61.0
         if step == 9:
             raise MemoryError  # nothing that the loop foresees
@@ -199,7 +201,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spoils_no_state(
     monkeypatch.setattr(loop_module, "LOG_EVERY_S", 1e9)
     job = Job(tmp_path)
 
-    def loss_of(step: int) -> Tensor:
+    def loss_of(step: int, _part: int) -> Tensor:
         if step == 9:
             signal.raise_signal(signal.SIGTERM)  # asks for a save
         return job.loss(step) * (bad if step == 6 else 1.0)
@@ -213,7 +215,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     """The loss of the last step was still finite, its gradient was not."""
     job = Job(tmp_path)
 
-    def loss_of(step: int) -> Tensor:
+    def loss_of(step: int, _part: int) -> Tensor:
         zero = 0 * next(job.model.parameters()).sum()
         return job.loss(step) + (zero.sqrt() if step == STEPS - 1 else zero)  # the root's slope at 0 is infinite
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from PIL import Image
 
 from bundle.manifest import Preprocess
 from bundle.preprocess import preprocess
-from training import pack as pack_module
+from training.data import open_data
 from training.errors import TrainingError
 from training.pack import pack
 from training.packed import CORRUPT_FILE, LABELS_FILE, NO_LABEL, PACK_FILE, PackedDataset
@@ -104,7 +103,7 @@ def test_the_size_follows_the_images(side: int, size: int, tmp_path: Path) -> No
 def test_images_come_back_from_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = noise(tmp_path / "photos", 7, (8, 8))
     whole = pack(folder, tmp_path / "whole", size=(8, 8))
-    monkeypatch.setattr(pack_module, "_SHARD_BYTES", 3 * 8 * 8 * 3 + 1)
+    monkeypatch.setattr("training.shards._SHARD_BYTES", 3 * 8 * 8 * 3 + 1)
     sharded = pack(folder, tmp_path / "sharded", size=(8, 8))
     assert list(whole.info.shards.values()) == [7]
     assert list(sharded.info.shards.values()) == [3, 3, 1]
@@ -114,15 +113,15 @@ def test_images_come_back_from_several_shards(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_last_shard_may_be_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack_module, "_SHARD_BYTES", 3 * 8 * 8 * 3)
+    monkeypatch.setattr("training.shards._SHARD_BYTES", 3 * 8 * 8 * 3)
     packed = pack(noise(tmp_path / "photos", 6, (8, 8)), tmp_path / "out", size=(8, 8))
     assert list(packed.info.shards.values()) == [3, 3]
 
 
 def test_more_images_than_are_in_flight_keep_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack_module, "_CHUNK", 4)
-    folder = noise(tmp_path / "photos", 10, (8, 8))
-    pixels = everything(pack(folder, tmp_path / "out", size=(8, 8)))
+    monkeypatch.setattr("training.decode._BATCH", 2)
+    folder = noise(tmp_path / "photos", 30, (8, 8))
+    pixels = everything(pack(folder, tmp_path / "out", size=(8, 8), workers=3))
     for image, file in zip(pixels, sorted(folder.iterdir()), strict=True):
         assert np.array_equal(image, np.asarray(Image.open(file)))
 
@@ -144,25 +143,47 @@ def test_a_source_without_a_readable_image_is_refused(size: tuple[int, int] | No
     assert not (tmp_path / "out").exists()
 
 
-def test_a_killed_pack_leaves_nothing_that_opens_and_the_next_one_succeeds(tmp_path: Path) -> None:
-    """Killed without a chance to tidy up, after the first shards were written."""
-    folder, out = noise(tmp_path / "photos", 6, (8, 8)), tmp_path / "out"
-    script = (
-        "import os, signal, sys, pathlib, numpy as np, training.pack as p\n"
-        "p._SHARD_BYTES, save = 400, np.save\n"
-        "def killed(path, array):\n"
-        "    save(path, array)\n"
-        "    if path.name == 'pixels-00001.npy': os.kill(os.getpid(), signal.SIGKILL)\n"
-        "np.save = killed\n"
-        "p.pack(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), size=(8, 8))\n"
-    )
-    assert subprocess.run([sys.executable, "-c", script, folder, out], check=False).returncode == -signal.SIGKILL
-    assert not out.exists()
-    assert [path.name for path in tmp_path.glob("out*")] == ["out.partial"]
-    with pytest.raises(TrainingError, match="is not a packed data set"):
-        PackedDataset(tmp_path / "out.partial")
-    assert len(pack(folder, out, size=(8, 8))) == 6
-    assert not (tmp_path / "out.partial").exists()
+def test_the_same_place_is_spelled_in_many_ways(photos: Path, tmp_path: Path) -> None:
+    first = open_data(f"{photos}/", tmp_path / "cache")
+    assert first.info.source == str(photos)
+    assert open_data(photos, tmp_path / "cache").folder == first.folder
+    assert open_data(f"{photos.parent}/./{photos.name}//", tmp_path / "cache").folder == first.folder
+
+
+def test_the_flags_reach_the_pack(tmp_path: Path, command: Callable[..., Any]) -> None:
+    (tmp_path / "tiles").mkdir()
+    np.save(tmp_path / "tiles" / "a.npy", np.full((8, 8, 6), 1500, np.int16))
+    arguments = ["--data", tmp_path / "tiles", "--out", tmp_path / "out", "--size", 8, "--workers", 1]
+    assert "say with python -m training.pack --npy-range LOW HIGH" in command("training.pack", *arguments).err
+    outcome = command("training.pack", *arguments, "--npy-range", 1000, 2000)
+    assert (outcome.status, outcome.out) == (0, f"{tmp_path / 'out'}: 1 images of 8x8, 0 unreadable\n")
+    assert everything(PackedDataset(tmp_path / "out")).tolist() == np.full((1, 8, 8, 6), 128).tolist()  # from 127.5
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--npy-range", "2", "1"], "error: --npy-range must be LOW and a higher HIGH, got (2.0, 1.0)\n"),
+        (["--workers", "0"], "error: --workers must be at least 1, got 0\n"),
+        (["--channels", "0"], "error: --channels must be at least 1, got 0\n"),
+        (["--channels", "2"], "error: images have 1, 3 or 4 channels, not 2; other counts come as .npy arrays\n"),
+    ],
+)
+def test_flags_that_do_not_fit_are_named(
+    flags: list[str], message: str, photos: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    outcome = command("training.pack", "--data", photos, "--out", tmp_path / "out", *flags)
+    assert (outcome.status, outcome.err) == (2, message)
+
+
+def test_ctrl_c_is_one_line(
+    photos: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("training.decode.pixel_sums", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        outcome = command("training.pack", "--data", photos, "--out", tmp_path / "out")
+    assert (outcome.status, outcome.err) == (143, "stopped; the same command goes on with what is packed\n")
+    assert len(pack(photos, tmp_path / "out")) == 120
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_nothing_but_data_and_out_picks_a_recipe(
 def test_bf16_trains_fp32_weights(
     packed: PackedDataset, tmp_path: Path, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = pretrain(PretrainConfig(data=packed.folder, out=tmp_path / "run", epochs=1, precision="bf16", **tiny))
+    out = pretrain(PretrainConfig(data=str(packed.folder), out=tmp_path / "run", epochs=1, precision="bf16", **tiny))
     assert "bf16 on cpu" in capsys.readouterr().err
     assert {value.dtype for value in load_mae(out).state_dict().values()} == {torch.float32}
     assert all(np.isfinite(row.get("loss", 0.0)) for row in metrics(out))
@@ -113,7 +113,9 @@ def test_bf16_trains_fp32_weights(
 @pytest.mark.parametrize("channels", [1, 4])
 def test_other_channel_counts_train(channels: int, photos: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
     packed = pack(photos, tmp_path / "pack", channels=channels)
-    out = pretrain(PretrainConfig(data=packed.folder, out=tmp_path / "run", epochs=1, target="raw", loss="l1", **tiny))
+    out = pretrain(
+        PretrainConfig(data=str(packed.folder), out=tmp_path / "run", epochs=1, target="raw", loss="l1", **tiny)
+    )
     config = load_mae(out).config
     assert (config.channels, config.target, config.loss) == (channels, "raw", "l1")
     assert (out / "reconstructions" / "epoch-0001.png").exists()
@@ -121,7 +123,7 @@ def test_other_channel_counts_train(channels: int, photos: Path, tmp_path: Path,
 
 def test_a_larger_pack_is_cut_to_the_network(photos: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
     packed = pack(photos, tmp_path / "pack", size=(36, 40))
-    out = pretrain(PretrainConfig(data=packed.folder, out=tmp_path / "run", epochs=1, **{**tiny, "recipe": None}))
+    out = pretrain(PretrainConfig(data=str(packed.folder), out=tmp_path / "run", epochs=1, **{**tiny, "recipe": None}))
     assert load_mae(out).config.image_size == (32, 32)
 
 
@@ -130,14 +132,14 @@ def test_fewer_images_than_a_batch_are_one_batch(photos: Path, tmp_path: Path, t
     few.mkdir()
     for file in sorted(photos.rglob("*.jpg"))[:5]:
         (few / file.name).write_bytes(file.read_bytes())
-    out = pretrain(PretrainConfig(data=few, out=tmp_path / "run", epochs=2, **tiny))
+    out = pretrain(PretrainConfig(data=str(few), out=tmp_path / "run", epochs=2, **tiny))
     assert metrics(out)[-1] == {"step": 2, "epoch": 2}
 
 
 def test_two_seeds_are_two_runs_and_one_seed_is_one(
     packed: PackedDataset, tmp_path: Path, tiny: dict[str, Any]
 ) -> None:
-    config = PretrainConfig(data=packed.folder, out=tmp_path / "a", epochs=1, **tiny)
+    config = PretrainConfig(data=str(packed.folder), out=tmp_path / "a", epochs=1, **tiny)
     runs = [config, replace(config, out=tmp_path / "b"), replace(config, out=tmp_path / "c", seed=1)]
     first, again, other = ((pretrain(run) / "model.safetensors").read_bytes() for run in runs)
     assert first == again
@@ -148,7 +150,7 @@ def test_two_seeds_are_two_runs_and_one_seed_is_one(
 def plain(packed: PackedDataset, tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> PretrainConfig:
     """A finished run."""
     out = tmp_path_factory.mktemp("runs") / "plain"
-    config = PretrainConfig(data=packed.folder, out=out, epochs=1, blr=1e-3, warmup_epochs=0.0, **tiny)
+    config = PretrainConfig(data=str(packed.folder), out=out, epochs=1, blr=1e-3, warmup_epochs=0.0, **tiny)
     pretrain(config)
     return config
 
@@ -170,7 +172,7 @@ def test_the_recipes_pack_is_demanded_of_a_packed_folder(
     packed: PackedDataset, tmp_path: Path, tiny: dict[str, Any]
 ) -> None:
     with pytest.raises(TrainingError, match=r"holds images of \(32, 32\), \(64, 64\) are needed"):
-        pretrain(PretrainConfig(data=packed.folder, out=tmp_path / "run", **{**tiny, "recipe": "px64"}))
+        pretrain(PretrainConfig(data=str(packed.folder), out=tmp_path / "run", **{**tiny, "recipe": "px64"}))
 
 
 def test_a_start_that_fails_can_be_corrected(packed: PackedDataset, tmp_path: Path, tiny: dict[str, Any]) -> None:
@@ -178,6 +180,6 @@ def test_a_start_that_fails_can_be_corrected(packed: PackedDataset, tmp_path: Pa
     out = tmp_path / "run"
     for wrong in ({"patch_size": 5}, {"warmup_epochs": 50.0}, {"mask_ratio": 0.99}, {"decoder_dim": 30}):
         with pytest.raises(ValueError, match=r"patch_size|warm-up|mask_ratio|decoder_dim"):
-            pretrain(PretrainConfig(data=packed.folder, out=out, epochs=1, **{**tiny, **wrong}))
+            pretrain(PretrainConfig(data=str(packed.folder), out=out, epochs=1, **{**tiny, **wrong}))
         assert not out.exists()
-    pretrain(PretrainConfig(data=packed.folder, out=out, epochs=1, **tiny))
+    pretrain(PretrainConfig(data=str(packed.folder), out=out, epochs=1, **tiny))

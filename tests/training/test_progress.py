@@ -15,18 +15,28 @@ def test_without_a_terminal_a_line_now_and_then(
     with track("packing", 10, done=4) as bar:
         bar.advance(2)  # less than half a minute has passed
         monkeypatch.setattr(progress, "_LINE_EVERY_S", 0.0)
-        bar.advance(2, note="")  # a step without news
+        bar.advance(3)
+        bar.note("loss 0.5")
         bar.advance(1)
-        bar.advance(1, note="loss 0.5")
     assert capsys.readouterr().err.splitlines() == ["packing 9/10", "packing 10/10 loss 0.5"]
+
+
+def test_a_quiet_bar_says_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(progress, "_LINE_EVERY_S", 0.0)
+    with track("packing", 10, quiet=True) as bar:
+        bar.note("loss 0.5")
+        bar.advance(10)
+    assert capsys.readouterr().err == ""
 
 
 def test_on_a_terminal_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich's way to be told that this is one
     monkeypatch.setenv("COLUMNS", "200")
     with track("training", 10, done=4) as bar:
-        bar.advance(2, note="loss 0.5")
-        bar.advance(4, note="")
-    err = capsys.readouterr().err
-    assert "training" in err
-    assert "10/10" in err
+        bar.note("loss 0.5")
+        bar.advance(2)
+        bar.advance(4)  # the note stays
+    last = capsys.readouterr().err.rsplit("training", 1)[1]
+    assert "10/10" in last
+    assert "loss 0.5" in last

@@ -33,9 +33,14 @@ def config(data: Path, out: Path, tiny: dict[str, Any], **changes: Any) -> Pretr
 
 def flags(config: PretrainConfig) -> list[str]:
     """The command line that gives this configuration."""
-    named = {name: value for name, value in vars(config).items() if isinstance(value, str | int | float | Path)}
-    switches = ["--resume"] if named.pop("resume") else []
-    return [f"--{name.replace('_', '-')}={value}" for name, value in named.items()] + switches
+    given = {f"--{name.replace('_', '-')}": value for name, value in vars(config).items()}
+    switches = [flag for flag, value in given.items() if value is True]
+    valued = [
+        flag
+        for flag, value in given.items()
+        if isinstance(value, str | int | float | Path) and not isinstance(value, bool)
+    ]
+    return [f"{flag}={given[flag]}" for flag in valued] + switches
 
 
 def start(config: PretrainConfig, **environment: str) -> subprocess.Popen[str]:

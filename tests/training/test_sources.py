@@ -1,8 +1,9 @@
-"""Folders and Parquet: which images, in which order, with which class."""
+"""Folders and Parquet: which images, in which order, in which chunks, with which class."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def touch(root: Path, *names: str) -> Path:
     """Files whose content is their own name."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(name.encode())
+        (root / name).write_bytes(name.encode(errors="surrogateescape"))
     return root
 
 
@@ -79,6 +80,58 @@ def test_links_to_folders_and_files_are_followed(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_link_back_up_does_not_go_round_in_circles(tmp_path: Path) -> None:
+    root = touch(tmp_path, "cat/1.jpg", "dog/1.jpg")
+    (root / "dog" / "all").symlink_to(root)
+    (root / "dog" / "dogs").symlink_to(root / "dog")
+    assert [sample.name for sample in open_source(root)] == ["cat/1.jpg", "dog/1.jpg"]
+
+
+def test_a_folder_is_cut_into_chunks_that_are_read_alone(tmp_path: Path) -> None:
+    names = [f"{label}/{i:03d}.jpg" for label in ("cat", "dog") for i in range(200)]
+    source = open_source(touch(tmp_path, *reversed(names)))
+    assert source.lengths == [256, 144]
+    assert source.known_length == len(source) == 400
+    assert [sample.name for sample in source.read(1)] == names[256:]
+    assert [sample.label for sample in source.read(1)] == [1] * 144
+
+
+def test_the_order_is_by_folder_then_by_name(tmp_path: Path) -> None:
+    """As `sorted` has it for paths: `a/2` before `a.b/1`, although `.` comes before `/`."""
+    names = ("a/2.jpg", "a.b/1.jpg", "a/1/9.jpg", "B/1.jpg", "a/10.jpg")
+    root = touch(tmp_path, *names)
+    expected = [str(path.relative_to(root)) for path in sorted(root.rglob("*.jpg"))]
+    assert [sample.name for sample in open_source(root)] == expected
+
+
+def test_names_that_are_not_text_are_read_too(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    assert list(open_source(touch(tmp_path, "b.jpg", name))) == [
+        Sample("b.jpg", b"b.jpg", None), Sample(name, name.encode(errors="surrogateescape"), None),
+    ]  # fmt: skip
+
+
+def test_a_file_that_is_gone_has_a_reason_instead_of_pixels(tmp_path: Path) -> None:
+    source = open_source(touch(tmp_path, "1.jpg", "2.jpg"))
+    (tmp_path / "1.jpg").unlink()
+    gone, there = source
+    assert str(gone.data) == "the file could not be read: No such file or directory"
+    assert there.data == b"2.jpg"
+
+
+def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
+    before = open_source(touch(tmp_path, "1.jpg", "2.jpg")).fingerprint()
+    assert open_source(tmp_path).fingerprint() == before
+    (tmp_path / "2.jpg").rename(tmp_path / "3.jpg")
+    assert open_source(tmp_path).fingerprint() != before
+
+
+def test_a_packed_folder_is_no_source(tmp_path: Path) -> None:
+    touch(tmp_path, "pack.json", "pixels-00000.npy")
+    with pytest.raises(TrainingError, match="is packed already; train on it as it is"):
+        open_source(tmp_path)
+
+
 def test_files_that_are_no_images_are_passed_over(tmp_path: Path) -> None:
     root = touch(tmp_path, "cat/1.jpg", "dog/1.jpg", "notes.txt", "cat/1.json", "empty.dir/readme.md")
     (root / "dog" / "folder.jpg").mkdir()
@@ -89,9 +142,12 @@ def test_files_that_are_no_images_are_passed_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("missing", "missing is neither a folder of images nor a .parquet file"),
-        ("notes/1.txt", "1.txt is neither a folder of images nor a .parquet file"),
-        ("notes", r"notes holds no images \(.bmp, .*\) and no .parquet files"),
+        ("missing", "missing is neither a folder nor a file; --data takes a folder, .parquet, .tar, or a URL"),
+        ("notes/1.txt", "1.txt is neither a folder of images nor .parquet or .tar files"),
+        ("notes", r"notes holds no images \(.bmp, .*\), nor .parquet, .tar or .npy files"),
+        ("*.parquet", r"no file matches .*\*.parquet"),
+        ("notes/{1..2}.txt", r"notes/2.txt, of .*notes/\{1..2\}.txt, does not exist or is no file"),
+        ("notes/{1..1}.txt", "is neither a folder of images nor .parquet or .tar files"),
     ],
 )
 def test_what_holds_no_images_is_refused(path: str, message: str, tmp_path: Path) -> None:
@@ -153,7 +209,9 @@ def test_a_folder_of_parquet_is_read_in_the_order_of_its_names(tmp_path: Path) -
         table = pa.table({"image": structs(*(str(start + i).encode() for i in range(count)))})
         pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=700)
     source = open_source(tmp_path)
+    assert source.lengths == [700, 600, 700, 600]
     assert len(source) == 2 * count
+    assert [sample.name for sample in source.read(1)] == [f"a.parquet#{row}" for row in range(700, count)]
     assert [sample.data for sample in source] == [str(i).encode() for i in range(2 * count)]
     assert [sample.name for sample in source][count - 1 : count + 1] == [f"a.parquet#{count - 1}", "b.parquet#0"]
 
@@ -186,6 +244,14 @@ def test_a_folder_of_parquet_must_agree_on_its_columns(tmp_path: Path) -> None:
     write_parquet(tmp_path / "b.parquet", {"image": structs(b"a")})
     with pytest.raises(TrainingError, match=r"b\.parquet has no column 'label'"):
         open_source(tmp_path)
+
+
+def test_a_pattern_and_a_url_name_parquet_too(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_parquet(tmp_path / f"{name}.parquet", {"image": structs(name.encode())})
+    assert [s.data for s in open_source(f"{tmp_path}/{{c,a}}.parquet")] == [b"c", b"a"]
+    assert [s.data for s in open_source(f"{tmp_path}/[ab].parquet")] == [b"a", b"b"]
+    assert [s.data for s in open_source(f"file://{tmp_path}")] == [b"a", b"b", b"c"]
 
 
 @pytest.mark.parametrize("part", [0.0, 0.5])

@@ -16,6 +16,7 @@ from training.experiments import RUNS, read_json
 from training.pages.figures import Bars, Line, bar_figure, line_figure
 from training.pages.pieces import (
     NOTHING,
+    configuration,
     confusion,
     f1_blocks,
     feature_map,
@@ -26,6 +27,7 @@ from training.pages.pieces import (
     reconstructions,
     scores_of,
     seconds,
+    surroundings,
 )
 from training.pages.record import FEATURES_FILE, Record, read_record
 from training.pages.render import (
@@ -97,8 +99,8 @@ def write_comparison(folder: Path) -> Path:
         ("reconstructions", "What the pre-training learned to fill in", partial(_reconstructions, c)),
         ("choices", "What was chosen on the validation split", partial(_choices, c)),
         ("budgets", "Budgets", partial(_budgets, c)),
-        ("environment", "Environment", partial(_environment, c)),
-        ("configuration", "Configuration", partial(_configuration, c)),
+        ("environment", "Environment", lambda: surroundings(document)),
+        ("configuration", "Configuration", lambda: configuration({**document["config"], **document["plan"]})),
         ("repeat", "To repeat it", lambda: [Code(str(document.get("command", "not recorded")))]),
     ]
     page = Page(
@@ -293,13 +295,3 @@ def _budgets(c: Comparison) -> list[Block]:
     note = "Both arms take the same steps with the same batches; only the pre-training comes on top."
     return [Text(note, "soft"), Table(["", "labels", "steps", "time of a run"], rows),
             Facts([("in all", seconds(c.document.get("seconds")))])]  # fmt: skip
-
-
-def _environment(c: Comparison) -> list[Block]:
-    facts = [(str(k), number(v)) for k, v in c.document["environment"].items()]
-    return [Facts([*facts, ("commit", str(c.document.get("git_commit") or "not recorded"))])]
-
-
-def _configuration(c: Comparison) -> list[Block]:
-    fields = {**c.document["config"], **c.document["plan"]}
-    return [Facts([(name, NOTHING if value is None else str(value)) for name, value in fields.items()])]

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from training.errors import TrainingError
 from training.experiments import RUNS, read_json
 from training.pages.figures import Bars, Line, bar_figure, heat_figure, line_figure, png
-from training.pages.pieces import NOTHING, number, open_picture, percent, seconds
+from training.pages.pieces import NOTHING, configuration, number, open_picture, percent, seconds, surroundings
 from training.pages.record import PICTURES
 from training.pages.render import (
     Block,
     Code,
     Drawing,
-    Facts,
     Group,
     Page,
     Table,
@@ -52,8 +51,8 @@ def write_sweep(folder: Path) -> Path:
     parts: list[tuple[str, str, Any]] = [
         ("result", "Result", partial(_result, document, figure)),
         ("reconstructions", "Reconstructions side by side", partial(_reconstructions, document, folder)),
-        ("environment", "Environment", partial(_environment, document)),
-        ("configuration", "Configuration", partial(_configuration, document)),
+        ("environment", "Environment", lambda: surroundings(document)),
+        ("configuration", "Configuration", lambda: configuration(document["config"])),
         ("repeat", "To repeat it", lambda: [Code(str(document.get("command", "not recorded")))]),
     ]
     page = Page(
@@ -189,12 +188,3 @@ def _reconstructions(document: Document, folder: Path) -> list[Block]:
     if len(cells) > _MAX_PICTURES:
         blocks.append(missing(f"The other {len(cells) - _MAX_PICTURES} runs have theirs in their own folders."))
     return blocks
-
-
-def _environment(document: Document) -> list[Block]:
-    facts = [(str(k), number(v)) for k, v in document["environment"].items()]
-    return [Facts([*facts, ("commit", str(document.get("git_commit") or "not recorded"))])]
-
-
-def _configuration(document: Document) -> list[Block]:
-    return [Facts([(name, NOTHING if value is None else str(value)) for name, value in document["config"].items()])]

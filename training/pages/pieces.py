@@ -14,10 +14,11 @@ from PIL import Image
 from training.errors import TrainingError
 from training.pages.figures import MAX_NUMBERED, heat_figure, map_figure, matrix_figure
 from training.pages.record import PREDICTIONS_FILE, Record
-from training.pages.render import Block, Drawing, Group, Heading, Table, Text, drawing, missing, picture
+from training.pages.render import Block, Drawing, Facts, Group, Heading, Table, Text, drawing, missing, picture
 from training.pages.scores import SPLIT_NAMES, Scores, score
 
 NOTHING = "\N{EN DASH}"  # where a figure would be
+_WHEN = {"started_at": "started", "git_commit": "commit"}
 _MAX_PICTURES = 6
 _EXTREMES = 10  # classes shown at either end where there are too many for all
 
@@ -57,6 +58,22 @@ def metric(name: str, value: float) -> str:
 
 def is_share(name: str) -> bool:
     return name.endswith(("_top1", "_top5", "_f1")) or name.startswith(("probe_ridge_", "probe_knn_"))
+
+
+def surroundings(document: Mapping[str, Any]) -> list[Block]:
+    """Where and when it was, as run.json and its like keep it."""
+    found = document.get("environment")
+    pairs = _pairs(found) if isinstance(found, dict) else []
+    pairs += [(said, str(document[name])) for name, said in _WHEN.items() if document.get(name)]
+    return [Facts(pairs), *([] if found else [missing("The environment was not recorded.")])]
+
+
+def configuration(fields: Mapping[str, Any]) -> list[Block]:
+    return [Facts(_pairs(fields))] if fields else [missing("The configuration was not recorded.")]
+
+
+def _pairs(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(str(name), NOTHING if value is None else str(value)) for name, value in fields.items()]
 
 
 def reconstructions(record: Record) -> list[Block]:

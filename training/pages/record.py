@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,8 +131,14 @@ def _flags(name: str, value: object) -> list[str]:
     if value is True:
         return [flag]
     if isinstance(value, list | tuple):
-        return [flag, *(shlex.quote(str(v)) for v in value)]
+        return [flag, *(shlex.quote(str(v)) for v in _flat(value))]
     return [flag, shlex.quote(str(value))]
+
+
+def _flat(values: Sequence[Any]) -> Iterator[Any]:
+    """Pairs are given one value after another."""
+    for value in values:
+        yield from _flat(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _is_number(value: object) -> bool:

@@ -220,9 +220,12 @@ def test_the_environment_and_the_configuration_are_on_the_page(pretrained: Path,
     page = read_page(write_report(run))
     document = json.loads((run / "run.json").read_text())
     assert document["environment"]["torch"] == torch.__version__
-    for name in ("python", "torch", "device", "cores", "date"):
-        assert f"{name}{document['environment'][name]}" in page.sections["environment"]
-    assert "mask_ratio0.75" in page.sections["configuration"]
+    for name in ("python", "torch", "cores", "gpu"):
+        shown = document["environment"][name] or "\N{EN DASH}"
+        assert f"{name}{shown}" in page.sections["environment"]
+    assert document["started_at"] in page.sections["environment"]
+    assert document["git_commit"] is None or document["git_commit"] in page.sections["environment"]
+    assert "mask_ratio\N{EN DASH}" in page.sections["configuration"]
     assert str(pretrained) in page.sections["configuration"]
 
 

@@ -206,7 +206,7 @@ def test_three_axes_share_the_rows() -> None:
 
 BAD = [
     ("", "a sweep needs at least one axis, such as --mask-ratio 0.5,0.75,0.9"),
-    ("--mask-ratio 0.5,x", "--mask-ratio takes float, got 'x'"),
+    ("--mask-ratio 0.5,x", "--mask-ratio takes float | None, got 'x'"),
     ("--mask-ratio 0.5,1.5", "--mask-ratio must lie between 0 and 1, got 1.5"),
     ("--mask-ratio 0.5,0.50", "--mask-ratio must not name a value twice, got 0.5,0.50"),
     ("--loss mse,l2", "--loss takes Literal['mse', 'l1'], got 'l2'"),

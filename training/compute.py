@@ -1,0 +1,49 @@
+"""How a run computes: what changes its speed and its memory, but not what it learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from training.device import PrecisionName
+from training.errors import TrainingError
+from training.feed import FeedName
+from training.objective import CompileName
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeFlags:
+    """The command line's choices of where and how to compute."""
+
+    precision: PrecisionName = "auto"
+    device: str = "auto"
+    feed: FeedName = "auto"
+    """Where the pixels wait: resident on the GPU, or mapped from disk and read ahead."""
+    compile: CompileName = "auto"
+    """torch.compile: auto on a GPU; graphs adds CUDA graphs, for networks so small that launching kernels dominates."""
+    accumulate: int = 1
+    """Parts in which a process computes its share of a batch, where memory does not hold it whole."""
+    recompute: bool = False
+    """Keep no activations inside of a block: far less memory for about a third more time."""
+    checkpoint_minutes: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise ValueError(f"--accumulate must be at least 1, got {self.accumulate}")
+
+
+FREE_TO_CHANGE = frozenset(f.name for f in fields(ComputeFlags)) - {"precision"}
+
+
+def global_batch(batch_size: int, num_images: int, *, world_size: int, accumulate: int) -> int:
+    """The batch of all processes together: as asked, or less where there are fewer images.
+
+    Raises TrainingError where the parts of the processes would not all be of one size.
+    """
+    parts = world_size * accumulate
+    size = batch_size if batch_size <= num_images else num_images // parts * parts
+    if size == 0 or size % parts:
+        raise TrainingError(
+            f"--batch-size {batch_size} of {num_images} images does not divide among {world_size} processes and "
+            f"--accumulate {accumulate}; make it a multiple of {parts}"
+        )
+    return size

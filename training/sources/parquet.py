@@ -1,0 +1,119 @@
+"""Parquet in the layout of Hugging Face `datasets`: a column `image` and, for classes, an integer column `label`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from training.errors import TrainingError
+from training.sources.base import Sample, Source, label_index
+from training.sources.urls import file_name, open_binary
+
+_ROWS_PER_READ = 256
+
+
+class _Group(NamedTuple):
+    """A row group: its file, its number there, and the number of the file's rows before it."""
+
+    file: str
+    number: int
+    first_row: int
+
+
+class ParquetSource(Source):
+    """`image`: a struct with `bytes`, or plain binary. A chunk is a row group. Files are paths or URLs."""
+
+    def __init__(self, name: str, files: tuple[str, ...]) -> None:
+        self.name = name
+        self._files = files
+        self._groups, lengths = list[_Group](), list[int]()
+        schemas = list[pa.Schema]()
+        for file in files:
+            metadata, schema = _read_footer(file)
+            _check_columns(file, schema, labeled="label" in (schemas or [schema])[0].names)
+            schemas.append(schema)
+            row = 0
+            for i in range(metadata.num_row_groups):
+                self._groups.append(_Group(file, i, row))
+                lengths.append(metadata.row_group(i).num_rows)
+                row += lengths[-1]
+        if sum(lengths) == 0:
+            raise TrainingError(f"{files[0]} holds no rows")
+        self.lengths = lengths
+        self.classes = _class_names(schemas[0], files) if "label" in schemas[0].names else None
+
+    def fingerprint(self) -> str:
+        parts = [(file_name(group.file), group.number, n) for group, n in zip(self._groups, self.lengths, strict=True)]
+        return hashlib.sha256(json.dumps([parts, self.classes]).encode()).hexdigest()
+
+    def read(self, chunk: int) -> Iterator[Sample]:
+        group = self._groups[chunk]
+        columns = ["image", "label"] if self.classes is not None else ["image"]
+        row, short_name = group.first_row, file_name(group.file)
+        with _translated(group.file), open_binary(group.file) as file:
+            batches = pq.ParquetFile(file).iter_batches(_ROWS_PER_READ, row_groups=[group.number], columns=columns)
+            for batch in batches:
+                images = batch.column("image")
+                # Not `field`, which knows nothing of a struct that is missing as a whole.
+                data = pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
+                labels = batch.column("label").to_pylist() if self.classes is not None else [None] * len(data)
+                for value, label in zip(data.to_pylist(), labels, strict=True):
+                    name = f"{short_name}#{row}"
+                    yield Sample(name, value or b"", self._known(label, name))
+                    row += 1
+
+    def _known(self, label: int | None, name: str) -> int | None:
+        try:
+            return label_index(label, self.classes or (), name)
+        except ValueError as e:
+            raise TrainingError(str(e)) from e
+
+
+def _read_footer(file: str) -> tuple[pq.FileMetaData, pa.Schema]:
+    with _translated(file), open_binary(file) as opened:
+        parquet = pq.ParquetFile(opened)
+        return parquet.metadata, parquet.schema_arrow
+
+
+@contextmanager
+def _translated(file: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as e:
+        raise TrainingError(f"{file}: not readable as Parquet: {e}") from e
+
+
+def _check_columns(file: str, schema: pa.Schema, *, labeled: bool) -> None:
+    for name in ("image", "label") if labeled else ("image",):
+        if name not in schema.names:
+            raise TrainingError(f"{file} has no column '{name}'; its columns are {', '.join(schema.names)}")
+    image = schema.field("image").type
+    if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
+        image = image.field("bytes").type
+    if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
+        raise TrainingError(f"{file}: column 'image' must hold encoded images, as binary or a struct with bytes")
+    if labeled and not pa.types.is_integer(schema.field("label").type):
+        raise TrainingError(f"{file}: column 'label' must hold integers, not {schema.field('label').type}")
+
+
+def _class_names(schema: pa.Schema, files: tuple[str, ...]) -> tuple[str, ...]:
+    """From the `huggingface` metadata; without it, the label values themselves."""
+    metadata: dict[str, Any] = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    names = metadata.get("info", {}).get("features", {}).get("label", {}).get("names")
+    if names:
+        return tuple(names)
+    highest = [_highest_label(file) for file in files]
+    return tuple(str(i) for i in range(1 + max((h for h in highest if h is not None), default=-1)))
+
+
+def _highest_label(file: str) -> int | None:
+    with _translated(file), open_binary(file) as opened:
+        highest: int | None = pc.max(pq.read_table(opened, columns=["label"])["label"]).as_py()
+        return highest

@@ -1,0 +1,123 @@
+"""Files by path or by URL: opened, listed, and patterns of them spelled out. fsspec reaches what is not local."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from training.errors import TrainingError
+
+# Two letters at least, since C:/ is a drive; and not what names a data set in a folder.
+_FOLDED_URL = re.compile(r"^(?!cifar:|stl10:)([A-Za-z][\w+.-]+):/(?!/)")
+_WEB = ("http://", "https://")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"^(\d+)\.\.(\d+)$")
+
+
+def location(data: str | Path) -> str:
+    """What --data names, as text, spelled one way. The two slashes of a URL, which a Path folds, are put back."""
+    return data if isinstance(data, str) and is_url(data) else _FOLDED_URL.sub(r"\1://", str(Path(data)))
+
+
+def is_url(path: str) -> bool:
+    return "://" in path
+
+
+def is_pattern(path: str) -> bool:
+    """Whether it names several files: `*`, `?`, `[...]`, or braces."""
+    return _has_magic(path) or _BRACES.search(path) is not None
+
+
+def without_query(path: str) -> str:
+    """A signed link ends with a query, which is not part of the file's name."""
+    return path.split("?", 1)[0] if path.startswith(_WEB) else path
+
+
+def file_name(path: str) -> str:
+    """The last part, as reports name it."""
+    return without_query(path).rstrip("/").rsplit("/", 1)[-1]
+
+
+def open_binary(path: str) -> BinaryIO:
+    """A local path or any fsspec URL, for reading from its start. Raises TrainingError where it cannot be opened."""
+    with _translated(path):
+        if not is_url(path):
+            return Path(path).open("rb")
+        import fsspec  # here, since most data is local
+
+        return cast("BinaryIO", fsspec.open(path, "rb").open())
+
+
+def spell_out(pattern: str) -> tuple[str, ...]:
+    """The files that a pattern names: braces in their order, `*` and the like sorted.
+
+    Raises TrainingError where it names none, or a local one that is not there.
+    """
+    found: list[str] = []
+    for path in _braces(pattern):
+        found += _matches(path) if _has_magic(path) else [path]
+    if not found:
+        raise TrainingError(f"no file matches {pattern}")
+    if missing := next((path for path in found if not is_url(path) and not Path(path).is_file()), None):
+        raise TrainingError(f"{missing}, of {pattern}, does not exist or is no file")
+    return tuple(found)
+
+
+def list_folder(path: str, suffixes: tuple[str, ...]) -> tuple[str, ...]:
+    """The files directly in a folder whose names end so, sorted."""
+    if not is_url(path):
+        return tuple(sorted(str(p) for p in Path(path).iterdir() if p.name.lower().endswith(suffixes) and p.is_file()))
+    return tuple(p for p in _matches(path.rstrip("/") + "/*") if p.lower().endswith(suffixes))
+
+
+def _has_magic(path: str) -> bool:
+    return glob.has_magic(without_query(path))
+
+
+def _braces(pattern: str) -> Iterator[str]:
+    """`a-{00..12}.tar`, `{a,b}.tar`; the zeros of a range's start give its width."""
+    parts = _BRACES.split(pattern)  # text, content, text, content, ..., text
+    choices = [[part] if i % 2 == 0 else _choices(part) for i, part in enumerate(parts)]
+    yield from ("".join(choice) for choice in product(*choices))
+
+
+def _choices(content: str) -> list[str]:
+    if (match := _RANGE.match(content)) is None:
+        return content.split(",")
+    first, last = match.groups()
+    if int(last) < int(first):
+        raise TrainingError(f"the range {{{content}}} is empty; write the smaller number first")
+    width = len(first) if first.startswith("0") else 0
+    return [str(i).zfill(width) for i in range(int(first), int(last) + 1)]
+
+
+def _matches(pattern: str) -> list[str]:
+    with _translated(pattern):
+        if not is_url(pattern):
+            return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - the pattern may be absolute
+        fs = _file_system(pattern)
+        return sorted(fs.unstrip_protocol(path) for path in fs.glob(pattern))
+
+
+def _file_system(url: str) -> Any:
+    import fsspec
+
+    return fsspec.core.url_to_fs(url)[0]
+
+
+@contextmanager
+def _translated(path: str) -> Iterator[None]:
+    """fsspec's own words for a scheme that it does not know, or whose package is missing, say what to do."""
+    try:
+        yield
+    except FileNotFoundError as e:
+        raise TrainingError(f"{path} does not exist") from e
+    except (ImportError, ValueError) as e:
+        raise TrainingError(f"{path}: {e}") from e
+    except Exception as e:  # every store raises errors of its own
+        raise TrainingError(f"{path} cannot be reached: {e}") from e
