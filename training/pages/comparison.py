@@ -214,7 +214,8 @@ def _curves(c: Comparison) -> list[Block]:
         return [missing("No epoch of a fine-tuning is finished.")]
     return [
         Text("Accuracy on the validation split; the band spans the seeds.", "soft"), Group(figures),
-        Table(["labels", "epochs, by seed"], rows, "epochs until pre-trained is as good as from scratch ever gets"),
+        Text("How soon the pre-trained one is as good as the one from scratch ever gets:", "soft"),
+        Table(["labels", "epochs, by seed"], rows),
     ]  # fmt: skip
 
 
@@ -234,7 +235,7 @@ def epochs_to_reach(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> i
 def _line(name: str, values: NDArray[np.float64], color: int) -> Line:
     epochs = np.arange(1, values.shape[1] + 1)
     spread = (values.min(axis=0), values.max(axis=0)) if len(values) > 1 else None
-    return Line(name=name, x=epochs, y=values.mean(axis=0), color=color, spread=spread)
+    return Line(name=name, x=epochs, y=values.mean(axis=0), color=color, dashed=color > 0, spread=spread)
 
 
 def _classes(c: Comparison) -> list[Block]:
