@@ -121,7 +121,9 @@ def map_figure(points: NDArray[np.float32], labels: NDArray[np.int64], classes: 
         axes.set_axis_off()
         if len(classes) <= MAX_NUMBERED:
             columns = 2 if len(classes) > 15 else 1
-            figure.legend(loc="outside right upper", ncols=columns, handletextpad=0.1, labelcolor=light("text"))
+            figure.legend(
+                loc="outside right upper", ncols=columns, handletextpad=0.1, markerscale=2, labelcolor=light("text")
+            )
     return figure
 
 
