@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from training.device import PrecisionName
 from training.errors import TrainingError
@@ -17,7 +17,7 @@ class ComputeFlags:
     precision: PrecisionName = "auto"
     device: str = "auto"
     feed: FeedName = "auto"
-    """Where the pixels wait: resident on the GPU, or mapped from disk and read ahead."""
+    """Where the pixels wait: resident on the GPU, mapped from disk and read ahead, or decoded ahead from a stream."""
     compile: CompileName = "auto"
     """torch.compile: auto on a GPU; graphs adds CUDA graphs, for networks so small that launching kernels dominates."""
     accumulate: int = 1
@@ -29,9 +29,6 @@ class ComputeFlags:
     def __post_init__(self) -> None:
         if self.accumulate < 1:
             raise ValueError(f"--accumulate must be at least 1, got {self.accumulate}")
-
-
-FREE_TO_CHANGE = frozenset(f.name for f in fields(ComputeFlags)) - {"precision"}
 
 
 def global_batch(batch_size: int, num_images: int, *, world_size: int, accumulate: int) -> int:

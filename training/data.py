@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bundle.preprocess import center_crop
+from training.decode import default_channels, median_side
 from training.errors import TrainingError
 from training.pack import pack
 from training.packed import NO_LABEL, PACK_FILE, PackedDataset
-from training.sources import location
+from training.recipes import choose_recipe
+from training.sources import location, open_source
+from training.stream import STREAM_FILE, StreamingDataset, open_stream
 
 Ids = NDArray[np.int64]
 
@@ -49,6 +53,54 @@ def open_data(
     return packed
 
 
+def open_images(
+    data: str | Path,
+    out: Path,
+    *,
+    size: tuple[int, int] | None = None,
+    stream: bool = False,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> PackedDataset | StreamingDataset:
+    """What a run of `out` trains on: packed as by `open_data`, or streamed where that is asked for, or where the disk
+    has no room for the pack. Raises TrainingError where the source cannot be used.
+    """
+    folder = out / "stream"
+    packed = (Path(data) / PACK_FILE).is_file() or (out / "pack" / PACK_FILE).is_file()
+    begun = (folder / STREAM_FILE).is_file()
+    if stream and (Path(data) / PACK_FILE).is_file():
+        raise TrainingError(f"{data} is packed already; leave out --feed stream")
+    if not (stream or begun) and (packed or _fits_disk(data, out, size)):
+        return open_data(data, out / "pack", size=size)
+    return open_stream(data, folder, size=size, seed=seed, rank=rank, world_size=world_size)
+
+
+def _fits_disk(data: str | Path, out: Path, size: tuple[int, int] | None) -> bool:
+    """Whether the pack of as many images as there are would leave a tenth of the free space. Says so where not."""
+    source = open_source(data)
+    if source.known_length is None:
+        return True
+    height, width = size or choose_recipe(median_side(source)).pack_size
+    needed = source.known_length * height * width * default_channels(source)
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if needed <= 0.9 * free:
+        return True
+    print(
+        f"the pack would take {needed / 1e9:.0f} GB of {free / 1e9:.0f} GB free: the images are streamed",
+        file=sys.stderr,
+    )
+    return False
+
+
+def examples(images: PackedDataset | StreamingDataset, num: int) -> NDArray[np.uint8]:
+    """The same images every time, all over a packed set, the first of a stream: u8 [n, S_h, S_w, C], n <= num."""
+    if isinstance(images, StreamingDataset):
+        return images.first(num)
+    return images.pixels(np.linspace(0, len(images) - 1, min(num, len(images))).astype(np.int64))
+
+
 def center_batch(packed: PackedDataset, ids: Ids, size: tuple[int, int], device: torch.device) -> Tensor:
     """What evaluation sees: the centres of these images, u8 [N, C, H, W], the very pixels that the service would make.
 
@@ -56,8 +108,13 @@ def center_batch(packed: PackedDataset, ids: Ids, size: tuple[int, int], device:
     """
     if packed.info.size[0] < size[0] or packed.info.size[1] < size[1]:
         raise TrainingError(f"{packed.folder} holds images of {packed.info.size}, smaller than the network's {size}")
-    pixels = np.ascontiguousarray(center_crop(packed.pixels(ids), size))
-    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
+    return center_pixels(packed.pixels(ids), size, device)
+
+
+def center_pixels(pixels: NDArray[np.uint8], size: tuple[int, int], device: torch.device) -> Tensor:
+    """u8 [N, S_h, S_w, C] -> their centres, u8 [N, C, H, W] on the device."""
+    centers = np.ascontiguousarray(center_crop(pixels, size))
+    return torch.from_numpy(centers).to(device).permute(0, 3, 1, 2)
 
 
 def require_classes(packed: PackedDataset) -> tuple[str, ...]:

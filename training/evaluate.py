@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +19,8 @@ from training.packed import PackedDataset
 from training.progress import track
 from training.run import write_atomic
 
-PREDICTIONS_FILE = "predictions.npz"
 BATCH = 256
+PREDICTIONS_FILE = "predictions.npz"
 
 
 @torch.inference_mode()
@@ -29,15 +30,19 @@ def map_batches(
     size: tuple[int, int],
     device: torch.device,
     f: Callable[[Tensor], Tensor],
-    name: str,
+    name: str | None,
 ) -> Tensor:
-    """`f` of every image's centre, u8 [B, C, H, W] -> [B, ...], in the order of `ids`; on the CPU, concatenated."""
+    """`f` of every image's centre, u8 [B, C, H, W] -> [B, ...], in the order of `ids`; f32, on the CPU, concatenated.
+
+    name: of the bar; None for no bar, where another one is on the screen.
+    """
     results = []
-    with track(name, len(ids)) as bar:
+    with nullcontext() if name is None else track(name, len(ids)) as bar:
         for start in range(0, len(ids), BATCH):
             batch = ids[start : start + BATCH]
             results.append(f(center_batch(packed, batch, size, device)).float().cpu())
-            bar.advance(len(batch))
+            if bar is not None:
+                bar.advance(len(batch))
     return torch.cat(results)
 
 

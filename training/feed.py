@@ -21,8 +21,10 @@ from torch import Tensor
 
 from training.errors import TrainingError
 from training.packed import PackedDataset, epoch_order
+from training.stream import StreamingDataset
 
-FeedName = Literal["auto", "resident", "mapped"]
+FeedName = Literal["auto", "resident", "mapped", "stream"]
+Images = PackedDataset | StreamingDataset
 Read = Callable[[int], NDArray[np.uint8]]
 
 _RESIDENT_SHARE = 0.5  # of the device's free memory: the network needs the rest
@@ -58,7 +60,7 @@ class Plan:
         return slice(self.rank * local, (self.rank + 1) * local)
 
     def ids(self, step: int) -> NDArray[np.int64]:
-        """i64 [B], ascending within a global batch, as a disk likes them."""
+        """Of a packed set's images: i64 [B], ascending within a global batch, as a disk likes them."""
         epoch, place = divmod(step, self.per_epoch)
         order = epoch_order(self.num_images, epoch, self.seed)
         ids = np.sort(order[place * self.batch_size : (place + 1) * self.batch_size])[self.rows]
@@ -109,11 +111,11 @@ class AheadFeed:
     read: step -> u8 [B, S_h, S_w, C], called from several threads. What it raises comes out of `get`.
     """
 
-    def __init__(self, read: Read, device: torch.device, name: str) -> None:
+    def __init__(self, read: Read, device: torch.device, name: str, *, readers: int | None = None) -> None:
         self.name, self.waited_s = name, 0.0
         self._read, self._device = read, device
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._readers = ThreadPoolExecutor(_READERS[device.type], thread_name_prefix="feed")
+        self._readers = ThreadPoolExecutor(readers or _READERS[device.type], thread_name_prefix="feed")
         self._next = 0
         self._ahead: deque[Future[tuple[Tensor, torch.cuda.Event | None]]] = deque()
 
@@ -146,22 +148,28 @@ class AheadFeed:
             return pixels, self._copies.record_event()
 
 
-def open_feed(packed: PackedDataset, plan: Plan, device: torch.device, choice: FeedName = "auto") -> Feed:
+def open_feed(images: Images, plan: Plan, device: torch.device, choice: FeedName = "auto") -> Feed:
     """`auto`: resident where the device is a GPU and the set takes at most half of its free memory, else mapped.
 
-    Raises TrainingError where a resident feed is asked for and the device does not hold it.
+    A stream is read ahead whatever the choice. Raises TrainingError where a resident feed is asked for and the device
+    does not hold it, and where a packed set is to be streamed.
     """
+    if isinstance(images, StreamingDataset):
+        local = plan.batch_size // plan.world_size
+        return AheadFeed(lambda step: images.batch_at(step, local), device, "stream, decoded ahead", readers=1)
+    if choice == "stream":
+        raise TrainingError(f"{images.folder} is packed already; leave out --feed stream")
+    size = num_bytes(images)
     if choice == "auto":
-        fits = device.type == "cuda" and num_bytes(packed) <= _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+        fits = device.type == "cuda" and size <= _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
         choice = "resident" if fits else "mapped"
     if choice == "mapped":
-        size = f"{num_bytes(packed) / 1e9:.1f} GB"
-        return AheadFeed(lambda step: packed.pixels(plan.ids(step)), device, f"mapped, {size} on disk")
+        return AheadFeed(lambda step: images.pixels(plan.ids(step)), device, f"mapped, {size / 1e9:.1f} GB on disk")
     try:
-        return ResidentFeed(packed, plan, device)
+        return ResidentFeed(images, plan, device)
     except torch.OutOfMemoryError as e:
         raise TrainingError(
-            f"{device} does not hold the {num_bytes(packed) / 1e9:.1f} GB of {packed.folder}; use --feed mapped"
+            f"{device} does not hold the {size / 1e9:.1f} GB of {images.folder}; use --feed mapped"
         ) from e
 
 

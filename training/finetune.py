@@ -29,6 +29,7 @@ from training.feed import Plan, open_feed
 from training.finetune_augment import FinetuneAugment
 from training.finetune_recipes import FINETUNE_RECIPES, FinetuneFlags, FinetuneRecipe, override, resolve
 from training.flops import finetune_flops, peak_flops
+from training.logs import LogFlags
 from training.loop import LoopConfig, Parts, train
 from training.mix import soft_cross_entropy
 from training.objective import compiled
@@ -39,16 +40,16 @@ from training.run import Run, data_fields, read_run, write_labels
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(NetworkFlags, FinetuneFlags, ComputeFlags):
+class FinetuneConfig(NetworkFlags, FinetuneFlags, ComputeFlags, LogFlags):
     """Fine-tune a pre-trained encoder, or with --init none train the same network from scratch."""
 
-    data: Path
+    data: str | Path
     """Labeled images: a folder with one sub-folder per class, Parquet with a column `label`, or a packed set."""
     out: Path
     """The run's folder."""
     init: Path
     """The run of training.pretrain or foreign weights to start from; `none`: the recipe and the flags choose."""
-    test: Path | None = None
+    test: str | Path | None = None
     """Labeled images that are looked at once, at the end."""
     pooling: Pooling = "mean"
     label_fraction: float = 1.0
@@ -61,6 +62,8 @@ class FinetuneConfig(NetworkFlags, FinetuneFlags, ComputeFlags):
 
     def __post_init__(self) -> None:
         ComputeFlags.__post_init__(self)
+        if self.feed == "stream":
+            raise ValueError("--feed stream has no labels; fine-tune on packed images")
         if self.seed < 0:
             raise ValueError(f"--seed must not be negative, got {self.seed}")
         override(FINETUNE_RECIPES["plain"], self)  # raises for what no recipe takes
@@ -79,7 +82,10 @@ def finetune(config: FinetuneConfig) -> dict[str, float]:
     Raises TrainingError for data or runs that do not fit, and Terminated on SIGTERM.
     """
     with join(config.device) as world:
-        run = Run(config.out, "finetune", asdict(config), resume=config.resume, writes=world.is_main)
+        run = Run(
+            config.out, "finetune", asdict(config), resume=config.resume, writes=world.is_main,
+            tensorboard=config.tensorboard,
+        )  # fmt: skip
         with world.main_first():
             start = None if config.from_scratch else _pretrained(config)
             packed, classes, test = _open(config, start)

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -20,19 +19,22 @@ from mae.weights import save_model
 from training.augment import CropConfig, random_boxes
 from training.cli import parse
 from training.compute import ComputeFlags, global_batch
-from training.data import center_batch, open_data
+from training.data import center_pixels, examples, open_images
 from training.device import autocast, precision_of
 from training.distributed import Strategy, World, distribute, is_main_process, join, whole
 from training.errors import run_command
-from training.feed import Plan, open_feed
+from training.feed import Images, Plan, open_feed
 from training.flops import peak_flops, pretrain_flops
+from training.inrun_probe import InRunProbe, ProbeFlags, open_probe
+from training.logs import LogFlags
 from training.loop import LoopConfig, Parts, step_generator, train
 from training.objective import MaskedObjective, compiled
 from training.optim import Schedule, make_adamw
-from training.packed import PackedDataset, PackInfo
+from training.packed import PackInfo
 from training.picture import reconstruction_grid, save_picture
 from training.recipes import RECIPES, NetworkFlags, Recipe, Stages, recipe_for
 from training.run import Run, data_fields
+from training.stream import StreamingDataset
 
 BETAS = (0.9, 0.95)  # He et al. 2021, table 8
 _PICTURE_IMAGES = 8
@@ -40,11 +42,11 @@ _LOSS_IMAGES, _LOSS_BATCH = 1024, 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(NetworkFlags, ComputeFlags):
+class PretrainConfig(NetworkFlags, ComputeFlags, ProbeFlags, LogFlags):
     """Pre-train a Masked Autoencoder. Whatever is not set comes from the recipe that fits the images' size."""
 
-    data: str
-    """A folder of images, Parquet, or what training.pack wrote."""
+    data: str | Path
+    """A folder of images, Parquet, tar shards, CIFAR or STL-10 binaries, or what training.pack wrote."""
     out: Path
     """The run's folder."""
     mask_ratio: float | None = None
@@ -73,6 +75,7 @@ class PretrainConfig(NetworkFlags, ComputeFlags):
 
     def __post_init__(self) -> None:
         ComputeFlags.__post_init__(self)
+        self.check_probe()
         for name in ("epochs", "batch_size", "picture_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -92,14 +95,21 @@ def pretrain(config: PretrainConfig) -> Path:
     Raises TrainingError, or Terminated on SIGTERM.
     """
     with join(config.device) as world:
-        run = Run(config.out, "pretrain", asdict(config), resume=config.resume, writes=world.is_main)
+        run = Run(
+            config.out, "pretrain", asdict(config), resume=config.resume, writes=world.is_main,
+            tensorboard=config.tensorboard,
+        )  # fmt: skip
         size = None if config.recipe is None else RECIPES[config.recipe].pack_size
         with world.main_first():
-            packed = open_data(Path(config.data), config.out / "pack", size=size)
-        recipe = _resolve(config, packed.info)
+            images = open_images(
+                config.data, config.out, size=size, stream=config.feed == "stream", seed=config.seed, rank=world.rank,
+                world_size=world.size,
+            )  # fmt: skip
+            probe = open_probe(config, images, config.out / "pack-probe", world.device, config.precision)
+        recipe = _resolve(config, images.info)
         torch.manual_seed(config.seed)
-        model = MaskedAutoencoder(recipe.network(packed.info, target=config.target, loss=config.loss))
-        _Pretraining(config, recipe, packed, model.to(world.device), world, run).train()
+        model = MaskedAutoencoder(recipe.network(images.info, target=config.target, loss=config.loss))
+        _Pretraining(config, recipe, images, model.to(world.device), world, run, probe).train()
     return config.out
 
 
@@ -121,18 +131,20 @@ class _Pretraining:
         self,
         config: PretrainConfig,
         recipe: Recipe,
-        packed: PackedDataset,
+        images: Images,
         model: MaskedAutoencoder,
         world: World,
         run: Run,
+        probe: InRunProbe | None,
     ) -> None:
-        self.config, self.recipe, self.packed, self.model, self.run = config, recipe, packed, model, run
+        self.config, self.recipe, self.images, self.model = config, recipe, images, model
+        self.run, self.probe = run, probe
         self.world, self.device = world, world.device
         self.crop = CropConfig(scale=config.crop_scale)
         self.plan = Plan(
-            num_images=len(packed), seed=config.seed, rank=world.rank, world_size=world.size,
+            num_images=len(images), seed=config.seed, rank=world.rank, world_size=world.size,
             batch_size=global_batch(
-                recipe.batch_size, len(packed), world_size=world.size, accumulate=config.accumulate
+                recipe.batch_size, len(images), world_size=world.size, accumulate=config.accumulate
             ),
         )  # fmt: skip
         self.schedule = Schedule(
@@ -151,8 +163,8 @@ class _Pretraining:
         network = compiled(self.objective, config.compile, self.device, sharded=config.strategy == "fsdp")
         self.network = distribute(network, self.world, config.strategy)
         optimizer = make_adamw(self.model, weight_decay=config.weight_decay, betas=BETAS)
-        run.describe(data=data_fields(self.packed.info), recipe=asdict(recipe), epochs=recipe.epochs)
-        self.feed = open_feed(self.packed, self.plan, self.device, config.feed)
+        run.describe(data=data_fields(self.images.info), recipe=asdict(recipe), epochs=recipe.epochs)
+        self.feed = open_feed(self.images, self.plan, self.device, config.feed)
         try:
             if self.world.is_main:
                 print(self.summary(), file=sys.stderr)
@@ -162,6 +174,8 @@ class _Pretraining:
             )  # fmt: skip
         finally:
             self.feed.close()
+            if isinstance(self.images, StreamingDataset):
+                self.images.close()
         model = self.whole_model()
         if self.world.is_main:
             save_model(model, config.out)
@@ -172,7 +186,7 @@ class _Pretraining:
         parameters = sum(p.numel() for p in self.model.parameters()) / 1e6
         precision = "bf16" if precision_of(self.objective.autocast) == torch.bfloat16 else "fp32"
         return (
-            f"{len(self.packed):,} images of {m.image_size[0]}x{m.image_size[1]}, patches of {m.patch_size}; "
+            f"{len(self.images):,} images of {m.image_size[0]}x{m.image_size[1]}, patches of {m.patch_size}; "
             f"{r.preset} {m.dim}x{m.depth}, decoder {m.decoder_dim}x{m.decoder_depth}, {parameters:.1f} M parameters; "
             f"{r.epochs} epochs of {plan.per_epoch} steps of {plan.batch_size}; {precision} on {self.world}; "
             f"feed: {self.feed.name}"
@@ -205,7 +219,7 @@ class _Pretraining:
         total, rows, parts = self.plan.batch_size, self.plan.rows, self.config.accumulate
         p, size = self.model.config.patch_size, self._size(step)
         generator = step_generator(self.config.seed, step, self.device)
-        boxes = random_boxes(total, self.packed.info.size, self.crop, generator)  # [B, 4]
+        boxes = random_boxes(total, self.images.info.size, self.crop, generator)  # [B, 4]
         flip = torch.rand(total, generator=generator, device=self.device) < self.crop.flip  # [B]
         noise = torch.rand(total, (size[0] // p) * (size[1] // p), generator=generator, device=self.device)  # [B, L]
         local = [self.feed.get(step), *(drawn[rows] for drawn in (boxes, flip, noise))]
@@ -220,16 +234,25 @@ class _Pretraining:
 
     def batch(self, step: int) -> Mapping[str, Any]:
         """What the step saw, before its crops: they follow from the seed and the step."""
+        if isinstance(self.images, StreamingDataset):
+            return {"pixels": self.images.batch_at(step, self.plan.batch_size // self.world.size)}
         ids = self.plan.ids(step)
-        return {"ids": ids, "pixels": self.packed.pixels(ids)}
+        return {"ids": ids, "pixels": self.images.pixels(ids)}
 
     def after_epoch(self, epoch: int) -> Mapping[str, float]:
         every = self.config.picture_every or max(1, self.recipe.epochs // 10)
-        if epoch % every == 0 or epoch == self.recipe.epochs:
-            model = self.whole_model()
-            if self.world.is_main:
-                save_picture(self.picture(model), self.config.out / "reconstructions" / f"epoch-{epoch:04d}.png")
-        return {}
+        paint = epoch % every == 0 or epoch == self.recipe.epochs
+        judge = self.probe is not None and self.config.probe_due(epoch, self.recipe.epochs)
+        if not paint and not judge:
+            return {}
+        model = self.whole_model()
+        if not self.world.is_main:
+            return {}
+        if paint:
+            path = self.config.out / "reconstructions" / f"epoch-{epoch:04d}.png"
+            save_picture(self.picture(model), path)
+            self.run.log_picture("reconstructions", epoch * self.plan.per_epoch, path)
+        return self.probe(model) if self.probe is not None and judge else {}
 
     def whole_model(self) -> MaskedAutoencoder:
         """The model, gathered where it is trained in shards: a meeting of all processes."""
@@ -241,24 +264,23 @@ class _Pretraining:
 
     @torch.inference_mode()
     def fixed_loss(self, model: MaskedAutoencoder) -> float:
-        """The mean loss of the first images, uncropped, under fixed masks: comparable between runs."""
+        """The mean loss of some images, uncropped, under fixed masks: comparable between runs."""
         generator = torch.Generator(self.device).manual_seed(0)
         objective = MaskedObjective(model, self.objective.autocast).to(self.device)
-        size, total, count = model.config.image_size, 0.0, min(len(self.packed), _LOSS_IMAGES)
-        for ids in np.split(np.arange(count), range(_LOSS_BATCH, count, _LOSS_BATCH)):
-            pixels = center_batch(self.packed, ids, size, self.device)
-            noise = torch.rand(len(ids), model.config.num_patches, generator=generator, device=self.device)
-            loss = objective.masked_loss(objective.normalize(pixels), noise, self._num_keep(size))
-            total += float(loss) * len(ids)
-        return total / count
+        size, pixels, total = model.config.image_size, examples(self.images, _LOSS_IMAGES), 0.0
+        for start in range(0, len(pixels), _LOSS_BATCH):
+            batch = center_pixels(pixels[start : start + _LOSS_BATCH], size, self.device)
+            noise = torch.rand(len(batch), model.config.num_patches, generator=generator, device=self.device)
+            loss = objective.masked_loss(objective.normalize(batch), noise, self._num_keep(size))
+            total += float(loss) * len(batch)
+        return total / len(pixels)
 
     def picture(self, model: MaskedAutoencoder) -> Image.Image:
         """The same images under the same masks every time."""
         size = model.config.image_size
-        ids = np.linspace(0, len(self.packed) - 1, min(_PICTURE_IMAGES, len(self.packed))).astype(np.int64)
-        pixels = center_batch(self.packed, ids, size, self.device)
+        pixels = center_pixels(examples(self.images, _PICTURE_IMAGES), size, self.device)
         generator = torch.Generator(self.device).manual_seed(0)
-        noise = torch.rand(len(ids), model.config.num_patches, generator=generator, device=self.device)
+        noise = torch.rand(len(pixels), model.config.num_patches, generator=generator, device=self.device)
         return reconstruction_grid(model, pixels, random_masking(noise, self._num_keep(size)))
 
 

@@ -13,6 +13,7 @@ import tyro
 
 from training.cli import parse
 from training.errors import run_command
+from training.evaluate import PREDICTIONS_FILE
 from training.pages.figures import Line, line_figure
 from training.pages.pieces import (
     NOTHING,
@@ -28,7 +29,7 @@ from training.pages.pieces import (
     scores_of,
     surroundings,
 )
-from training.pages.record import FEATURES_FILE, PREDICTIONS_FILE, Record, read_record
+from training.pages.record import FEATURES_FILE, Record, read_record
 from training.pages.render import (
     Block,
     Code,

@@ -2,6 +2,7 @@
 
 run.json         the resolved configuration, the data, and at the end the metrics
 metrics.jsonl    one row per log interval and per epoch
+tensorboard/     the same rows, and the pictures, for TensorBoard
 checkpoint.pt    the whole state, replaced atomically
 model.safetensors, model.json   the weights, once the run is finished
 """
@@ -22,8 +23,8 @@ import numpy as np
 import torch
 
 from bundle.labels import encode_labels
-from training.compute import FREE_TO_CHANGE
 from training.errors import TrainingError
+from training.logs import TENSORBOARD_DIR, EventLog
 from training.packed import PackInfo
 
 RUN_FILE = "run.json"
@@ -31,7 +32,11 @@ METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
 LABELS_FILE = "labels.json"
 Kind = Literal["pretrain", "finetune", "probe"]
-_FREE_TO_CHANGE = FREE_TO_CHANGE | {"out", "data", "resume", "test", "strategy", "picture_every"}
+# What changes where and how fast a run computes, or what it shows, but not what it learns.
+FREE_TO_CHANGE = {
+    "out", "data", "resume", "test", "device", "feed", "compile", "accumulate", "recompute", "strategy",
+    "checkpoint_minutes", "picture_every", "tensorboard", "probe_every", "probe_data", "probe_images",
+}  # fmt: skip
 
 
 class Run:
@@ -41,9 +46,19 @@ class Run:
     `writes`: False in all processes of a run but one.
     """
 
-    def __init__(self, out: Path, kind: Kind, config: Mapping[str, Any], *, resume: bool, writes: bool = True) -> None:
+    def __init__(
+        self,
+        out: Path,
+        kind: Kind,
+        config: Mapping[str, Any],
+        *,
+        resume: bool,
+        writes: bool = True,
+        tensorboard: bool = False,
+    ) -> None:
         self.out = out
         self._writes = writes
+        self._events = EventLog(out / TENSORBOARD_DIR) if tensorboard and writes else None
         self.document: dict[str, Any] = {"kind": kind, "config": _jsonable(config), **circumstances()}
         earlier = _read_json(out / RUN_FILE)
         if earlier is not None and not resume:
@@ -67,11 +82,21 @@ class Run:
             return
         with (self.out / METRICS_FILE).open("a") as f:
             f.write(json.dumps(dict(row)) + "\n")
+        if self._events is not None:
+            self._events.scalars(row)
+
+    def log_picture(self, tag: str, step: int, path: Path) -> None:
+        """Show a PNG file in TensorBoard, where that is on."""
+        if self._events is not None:
+            self._events.picture(tag, step, path)
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Raises TrainingError where the disk does not take it; the checkpoint before is then still whole."""
-        if self._writes:
-            save_checkpoint(self.out / CHECKPOINT_FILE, state)
+        if not self._writes:
+            return
+        if self._events is not None:
+            self._events.flush()  # rows that belong to a state are on the disk before it is
+        save_checkpoint(self.out / CHECKPOINT_FILE, state)
 
     def save_arrays(self, name: str, **arrays: Any) -> Path:
         """Write an .npz file; its path."""
@@ -85,9 +110,11 @@ class Run:
     def load_state(self) -> dict[str, Any] | None:
         """The last state, None for a fresh run; rows of metrics.jsonl that lie past it are dropped."""
         state = load_checkpoint(self.out / CHECKPOINT_FILE)
+        last = -1 if state is None else state["step"]
+        if self._events is not None:
+            self._events.restart(last + 1)
         metrics = self.out / METRICS_FILE
         if self._writes and metrics.exists():
-            last = -1 if state is None else state["step"]
             rows = [line for line in metrics.read_text().splitlines() if _step_of(line) <= last]
             write_atomic(metrics, "".join(row + "\n" for row in rows).encode())
         return state
@@ -164,7 +191,7 @@ def _refuse_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         raise TrainingError(f"this folder holds a {earlier['kind']} run, not a {now['kind']} run")
     for name, value in now["config"].items():
         before = earlier["config"].get(name)
-        if name not in _FREE_TO_CHANGE and before != value:
+        if name not in FREE_TO_CHANGE and before != value:
             raise TrainingError(
                 f"--resume with another --{name.replace('_', '-')}: it was {before!r} and is {value!r} now"
             )

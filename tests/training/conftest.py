@@ -179,3 +179,19 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return Outcome(status, out, err)
 
     return run
+
+
+def _flags_of(config: object) -> list[str]:
+    given = {name.replace("_", "-"): value for name, value in vars(config).items()}
+    switches = {name: value for name, value in given.items() if isinstance(value, bool)}
+    valued = {n: v for n, v in given.items() if isinstance(v, str | int | float | Path) and n not in switches}
+    return [
+        *(f"--{'' if on else 'no-'}{name}" for name, on in switches.items()),
+        *(f"--{name}={value}" for name, value in valued.items()),
+    ]
+
+
+@pytest.fixture(scope="session")
+def flags_of() -> Callable[[object], list[str]]:
+    """The command line that gives a configuration, its tuples left out."""
+    return _flags_of

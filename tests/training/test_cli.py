@@ -93,6 +93,7 @@ PROBE = [
     ("--data {pack} --init {run} --test {animals}", "animals has other classes than the training set"),
     ("--data {pack} --init {run} --out {probed}", "holds a run already"),
     ("--data {pack} --init {run} --features cls cls", "head.inputs must be 'cls', 'mean' or both"),
+    ("--data {pack} --init {run} --neighbors 200", "--neighbors 200 asks for more than the 108 images to learn from"),
     ("--data {pack} --init {run} --penalties=-1", "--penalties must be at least one value, none negative"),
 ]
 PACK = [
@@ -206,7 +207,8 @@ def test_each_command_ends_with_its_result_on_stdout(
     assert "108 images to train on, 12 held out, 3 classes; from " in finetuned.err
     probed = command("training.probe", *labeled, "--out", tmp_path / "probed")
     assert probed.status == 0
-    assert probed.out.startswith(f"{tmp_path / 'probed'}: probe_val_top1 ")
+    assert probed.out.splitlines()[-1].startswith(f"{tmp_path / 'probed'}: probe_val_top1 ")
+    assert "cls mean" in probed.out  # a row of the table
 
 
 # What the commands share

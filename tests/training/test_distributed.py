@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,26 +18,23 @@ import torch
 from mae.weights import load_mae
 from training import pretrain as pretrain_module
 from training.compute import global_batch
-from training.distributed import World
+from training.distributed import Strategy, World
 from training.errors import Terminated, TrainingError
 from training.packed import PackedDataset
 from training.pretrain import PretrainConfig, pretrain
 
 TIMEOUT_S = 180
 
+FlagsOf = Callable[[object], list[str]]
 
-def torchrun(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+
+def torchrun(processes: int, *arguments: object, module: str = "training.pretrain") -> subprocess.CompletedProcess[str]:
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m",
-        "training.pretrain", *map(str, arguments),
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", module,
+        *map(str, arguments),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=False)
-
-
-def flags(config: PretrainConfig, *more: str) -> list[str]:
-    named = {k: v for k, v in vars(config).items() if isinstance(v, str | int | float | Path) and v is not False}
-    return [f"--{name.replace('_', '-')}={value}" for name, value in named.items()] + list(more)
 
 
 def losses(run: Path) -> list[float]:
@@ -68,10 +65,12 @@ def assert_same_training(run: Path, other: Path, *, steps: float) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_train_what_one_trains(strategy: str, config: PretrainConfig, tmp_path: Path) -> None:
+def test_two_processes_train_what_one_trains(
+    strategy: Strategy, config: PretrainConfig, tmp_path: Path, flags_of: FlagsOf
+) -> None:
     """Half of each batch each, and each half in two parts."""
     out = tmp_path / strategy
-    done = torchrun(2, *flags(replace(config, out=out), f"--strategy={strategy}", "--accumulate=2"))
+    done = torchrun(2, *flags_of(replace(config, out=out, strategy=strategy, accumulate=2)))
     assert done.returncode == 0, done.stderr
     assert_same_training(out, config.out, steps=10)
     assert losses(out) == pytest.approx(losses(config.out), rel=1e-5)
@@ -80,10 +79,12 @@ def test_two_processes_train_what_one_trains(strategy: str, config: PretrainConf
     assert (out / "reconstructions" / "epoch-0002.png").read_bytes() != b""
 
 
-def test_a_state_goes_on_with_another_number_of_processes(config: PretrainConfig, tmp_path: Path) -> None:
+def test_a_state_goes_on_with_another_number_of_processes(
+    config: PretrainConfig, tmp_path: Path, flags_of: FlagsOf
+) -> None:
     """Begun in one process and stopped, continued in two shards, finished as if nothing had happened."""
     halfway = _stopped_halfway(replace(config, out=tmp_path / "halfway"))
-    done = torchrun(2, *flags(replace(config, out=halfway), "--strategy=fsdp", "--resume"))
+    done = torchrun(2, *flags_of(replace(config, out=halfway, strategy="fsdp", resume=True)))
     assert done.returncode == 0, done.stderr
     assert_same_training(halfway, config.out, steps=10)
 
@@ -122,9 +123,26 @@ def test_a_batch_that_does_not_divide_is_refused(batch_size: int, num_images: in
         global_batch(batch_size, num_images, world_size=2, accumulate=2)
 
 
-def test_what_fails_in_the_first_process_ends_the_others(config: PretrainConfig, tmp_path: Path) -> None:
+def test_two_processes_fine_tune_together(config: PretrainConfig, other_photos: Path, tmp_path: Path) -> None:
+    """They draw their augmentations apart, so not the same numbers as one, but a classifier as good."""
+    out = tmp_path / "classifier"
+    done = torchrun(
+        2, f"--data={config.data}", f"--init={config.out}", f"--out={out}", f"--test={other_photos}", "--epochs=12",
+        "--batch-size=24", "--blr=2e-2", "--finetune-recipe=plain", "--ema=0.9", "--accumulate=2",
+        module="training.finetune",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test_top1") == 1
+    document = json.loads((out / "run.json").read_text())
+    assert document["metrics"]["test_top1"] > 0.8  # of three classes
+    assert document["environment"]["world_size"] == 2
+
+
+def test_what_fails_in_the_first_process_ends_the_others(
+    config: PretrainConfig, tmp_path: Path, flags_of: FlagsOf
+) -> None:
     (tmp_path / "empty").mkdir()
-    done = torchrun(2, *flags(replace(config, data=str(tmp_path / "empty"), out=tmp_path / "run")))
+    done = torchrun(2, *flags_of(replace(config, data=str(tmp_path / "empty"), out=tmp_path / "run")))
     assert done.returncode != 0
     assert "holds no images" in done.stderr
 

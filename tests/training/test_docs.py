@@ -41,6 +41,13 @@ def test_every_flag_is_in_its_command_s_table(command: str, config: Any) -> None
     assert not missing
 
 
+def test_what_the_probe_chooses_from_is_the_code_s() -> None:
+    defaults = {f.name: f.default for f in fields(ProbeConfig)}
+    for name in ("neighbors", "penalties"):
+        row = next(line for line in PAGE.splitlines() if line.startswith(f"| `--{name}` |"))
+        assert tuple(float(cell) for cell in row.split("|")[2].split()) == defaults[name]
+
+
 def test_the_recipes_are_those_of_the_code() -> None:
     for name, r in RECIPES.items():
         decoder = f"{r.decoder_dim} x {r.decoder_depth}"
@@ -89,7 +96,7 @@ def rate(value: float) -> str:
 def test_the_page_knows_no_flag_that_the_code_has_not() -> None:
     known = {f.name.replace("_", "-") for config in COMMANDS.values() for f in fields(config)}
     named = set(re.findall(r"`--([a-z-]+)", PAGE + WEIGHTS_PAGE))
-    assert named <= known | {"classifier"}
+    assert {name.removeprefix("no-") for name in named} <= known | {"classifier"}
 
 
 def test_every_line_that_packs_is_one_that_the_command_takes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,64 +1,30 @@
-"""The linear probe: logistic regression at its optimum, on features that stay as they are."""
+"""Probes: everything is chosen on the validation split, and what run.json claims is what the weights on disk do."""
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from rich.console import Console
 from torch import Tensor
 
 from mae.classifier import LinearHead
-from mae.model import Normalize, patchify
+from mae.model import Encoder, Normalize, patchify
 from mae.weights import load_mae, load_model
-from training.data import center_batch
+from training.data import center_batch, split_labeled
 from training.errors import TrainingError
 from training.evaluate import top1
+from training.knn import knn_top1
 from training.packed import PackedDataset
-from training.probe import ProbeConfig, extract, fit_logistic, probe
+from training.probe import ProbeConfig, extract, probe, trials_table
 
 CPU = torch.device("cpu")
-
-
-def clusters(num: int, features: int, classes: int) -> tuple[Tensor, Tensor]:
-    """Overlapping ones, each feature on a scale and at an offset of its own: (x [N, F], y [N])."""
-    generator = torch.Generator().manual_seed(0)
-    y = torch.arange(num) % classes
-    centers = torch.randn(classes, features, generator=generator)
-    x = centers[y] + torch.randn(num, features, generator=generator)
-    return x * torch.logspace(-2, 2, features) + torch.linspace(-50, 50, features), y
-
-
-@pytest.mark.parametrize("penalty", [1e-4, 1e-1])
-def test_the_fit_is_where_the_gradient_vanishes(penalty: float) -> None:
-    """In the standardised features, where the penalty applies; in float64, so that only the fit's error shows."""
-    x, y = clusters(300, 6, 3)
-    weight, bias = fit_logistic(x, y, 3, penalty, 200)
-    std, mean = torch.std_mean(x.double(), dim=0)
-    scaled = (weight.double() * std).requires_grad_()
-    shifted = (bias.double() + weight.double() @ mean).requires_grad_()
-    loss = F.cross_entropy(F.linear((x.double() - mean) / std, scaled, shifted), y) + penalty * scaled.square().sum()
-    gradients = torch.autograd.grad(loss, [scaled, shifted])
-    assert all(gradient.abs().max() < 1e-3 for gradient in gradients)
-    assert scaled.abs().max() > 0.1  # not the start, which is zero
-
-
-def test_features_that_say_nothing_leave_the_frequencies() -> None:
-    """With a constant feature the optimum is known: the bias is the logarithm of the classes' shares."""
-    y = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
-    weight, bias = fit_logistic(torch.full((100, 2), 7.0), y, 3, 1e-3, 100)
-    probabilities = (torch.full((1, 2), 7.0) @ weight.T + bias).softmax(dim=1)[0]
-    torch.testing.assert_close(probabilities, torch.tensor([0.6, 0.3, 0.1]), rtol=0, atol=1e-3)
-
-
-def test_a_larger_penalty_means_smaller_weights() -> None:
-    x, y = clusters(200, 4, 2)
-    norms = [float((fit_logistic(x, y, 2, penalty, 200)[0] * x.std(dim=0)).norm()) for penalty in (1e-4, 1e-2, 1.0)]
-    assert norms == sorted(norms, reverse=True)
 
 
 @pytest.mark.parametrize("names", [("cls",), ("mean", "cls")])
@@ -82,44 +48,166 @@ def test_features_of_several_batches_keep_their_order(
     torch.testing.assert_close(extract(model, ("mean",), packed, ids, CPU), whole)
 
 
-def test_a_probe_end_to_end(packed: PackedDataset, pretrained: Path, other_photos: Path, tmp_path: Path) -> None:
-    """What run.json claims of the test set is what the weights on disk do."""
-    out = tmp_path / "run"
-    metrics = probe(ProbeConfig(data=packed.folder, init=pretrained, out=out, test=other_photos, val_fraction=0.2))
-    assert metrics["probe_val_top1"] > 0.9
-    assert metrics["probe_test_top1"] > 0.9  # chance is a third
-    assert metrics["probe_penalty"] in ProbeConfig(data=out, init=out, out=out).penalties
-    document = json.loads((out / "run.json").read_text())
+@pytest.fixture(scope="module")
+def probed(
+    packed: PackedDataset, pretrained: Path, other_photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ProbeConfig:
+    """A finished run, with everything left to the sweep."""
+    out = tmp_path_factory.mktemp("runs") / "probed"
+    config = ProbeConfig(data=packed.folder, init=pretrained, out=out, test=other_photos, val_fraction=0.2)
+    probe(config)
+    return config
+
+
+def document_of(run: Path) -> dict[str, Any]:
+    return json.loads((run / "run.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_a_probe_end_to_end(probed: ProbeConfig) -> None:
+    document = document_of(probed.out)
+    metrics = document["metrics"]
     assert document["kind"] == "probe"
-    assert document["metrics"] == metrics
     assert (document["num_train"], document["num_val"]) == (96, 24)
-    assert json.loads((out / "labels.json").read_text()) == ["blue", "green", "red"]
-    head = load_model(out)
+    assert min(metrics[f"{kind}_{split}_top1"] for kind in ("knn", "probe") for split in ("val", "test")) > 0.9
+    assert metrics["probe_penalty"] in probed.penalties
+    assert metrics["knn_k"] in (1, 5, 10, 20, 50)  # 200 are more than there are
+    assert json.loads((probed.out / "labels.json").read_text()) == ["blue", "green", "red"]
+
+
+def test_every_candidate_is_tried_and_the_best_is_taken(probed: ProbeConfig) -> None:
+    document = document_of(probed.out)
+    for classifier, prefix, settings in (("knn", "knn", 5), ("linear", "probe", 4)):
+        trials = [trial for trial in document["trials"] if trial["classifier"] == classifier]
+        assert {tuple(trial["features"]) for trial in trials} == {("cls",), ("mean",), ("cls", "mean")}
+        assert len(trials) == 3 * settings
+        assert document["metrics"][f"{prefix}_val_top1"] == max(trial["val_top1"] for trial in trials)
+
+
+def test_the_head_on_disk_does_what_run_json_claims(probed: ProbeConfig) -> None:
+    document, head = document_of(probed.out), load_model(probed.out)
     assert isinstance(head, LinearHead)
-    assert head.config.inputs == ("cls", "mean")
-    test = PackedDataset(out / "pack-test")
-    features = extract(load_mae(pretrained), head.config.inputs, test, np.arange(len(test)), CPU)
+    assert list(head.config.inputs) == document["probe_features"]
+    test = PackedDataset(probed.out / "pack-test")
+    features = extract(load_mae(probed.init), head.config.inputs, test, np.arange(len(test)), CPU)
     with torch.inference_mode():
-        logits = head(features[:, : head.config.dim], features[:, head.config.dim :])
-    assert top1(logits, test.labels) == metrics["probe_test_top1"]
+        logits = head(*features.chunk(len(head.config.inputs), dim=1))
+    assert top1(logits, test.labels) == document["metrics"]["probe_test_top1"]
+    predictions = np.load(probed.out / "predictions.npz")
+    np.testing.assert_allclose(predictions["test_logits"], logits, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(predictions["test_labels"], test.labels)
+    assert predictions["test_logits"].dtype == np.float32
+    assert predictions["test_labels"].dtype == np.int64
+    assert predictions["val_logits"].shape == (24, 3)
+    assert (
+        top1(torch.from_numpy(predictions["val_logits"]), predictions["val_labels"])
+        == (document["metrics"]["probe_val_top1"])
+    )
 
 
-def test_the_penalty_is_chosen_on_validation(photos: Path, pretrained: Path, tmp_path: Path) -> None:
-    """One so large that only the classes' shares are learned loses to a small one."""
+def test_the_test_sees_the_chosen_neighbours_among_all_labeled_images(
+    probed: ProbeConfig, packed: PackedDataset
+) -> None:
+    document, model = document_of(probed.out), load_mae(probed.init)
+    names, k = tuple(document["knn_features"]), document["metrics"]["knn_k"]
+    test = PackedDataset(probed.out / "pack-test")
+    bank = extract(model, names, packed, np.arange(len(packed)), CPU)
+    queries = extract(model, names, test, np.arange(len(test)), CPU)
+    accuracy = knn_top1(queries, torch.from_numpy(test.labels), bank, torch.from_numpy(packed.labels), 3, (k,))
+    assert document["metrics"]["knn_test_top1"] == accuracy[k]
+
+
+def test_the_refit_uses_the_validation_images_too(probed: ProbeConfig, tmp_path: Path) -> None:
+    """Without it the layer is the one that validation saw: its logits are those in predictions.npz."""
+    plain = replace(probed, out=tmp_path / "run", refit=False)
+    assert probe(plain)["probe_val_top1"] == document_of(probed.out)["metrics"]["probe_val_top1"]
+    layers = [load_model(run.out).state_dict()["linear.weight"] for run in (plain, probed)]
+    assert not torch.allclose(layers[0], layers[1], rtol=1e-2)
+    head, packed = load_model(plain.out), PackedDataset(Path(probed.data))
+    assert isinstance(head, LinearHead)
+    _, val_ids = split_labeled(packed, 1.0, 0.2, 0)
+    features = extract(load_mae(probed.init), head.config.inputs, packed, val_ids, CPU)
+    with torch.inference_mode():
+        logits = head(*features.chunk(len(head.config.inputs), dim=1))
+    np.testing.assert_allclose(np.load(plain.out / "predictions.npz")["val_logits"], logits, rtol=1e-4, atol=1e-4)
+
+
+def test_features_that_are_named_are_fixed(probed: ProbeConfig, tmp_path: Path) -> None:
+    probe(replace(probed, out=tmp_path / "run", test=None, features=("mean", "cls"), neighbors=(3,), penalties=(1e-2,)))
+    document = document_of(tmp_path / "run")
+    assert [trial["features"] for trial in document["trials"]] == [["mean", "cls"]] * 2
+    assert (document["metrics"]["knn_k"], document["metrics"]["probe_penalty"]) == (3, 1e-2)
+    assert "probe_test_top1" not in document["metrics"]
+    assert np.load(tmp_path / "run" / "predictions.npz").files == ["val_logits", "val_labels"]
+
+
+def test_each_image_goes_through_the_encoder_once(
+    probed: ProbeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    forward = Encoder.forward
+
+    def counted(self: Encoder, patches: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        seen.append(len(patches))
+        return forward(self, patches, ids_keep)
+
+    monkeypatch.setattr(Encoder, "forward", counted)
+    probe(replace(probed, out=tmp_path / "run"))
+    assert sum(seen) == 120 + 30
+
+
+def test_the_table_has_each_classifier_at_its_best(probed: ProbeConfig) -> None:
+    document = document_of(probed.out)
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(trials_table(document))
+    lines = [line for line in console.export_text().splitlines() if "knn" in line or "linear" in line]
+    assert len(lines) == 6
+    metrics = document["metrics"]
+    for classifier, prefix in (("knn", "knn"), ("linear", "probe")):
+        (chosen,) = (line for line in lines if f"{classifier} *" in line)
+        assert f" {' '.join(document[f'{prefix}_features'])} " in chosen
+        assert f" {metrics[f'{prefix}_val_top1']:.2%} " in chosen
+        assert f" {metrics[f'{prefix}_test_top1']:.2%} " in chosen
+
+
+def test_the_settings_are_chosen_on_validation(photos: Path, pretrained: Path, tmp_path: Path) -> None:
+    """A penalty so large, or neighbours so many, that only the classes' shares are learned lose."""
     for label, count in (("red", 30), ("green", 6), ("blue", 6)):
         (tmp_path / "photos" / label).mkdir(parents=True)
         for file in sorted((photos / label).iterdir())[:count]:
             (tmp_path / "photos" / label / file.name).write_bytes(file.read_bytes())
-    config = ProbeConfig(data=tmp_path / "photos", init=pretrained, out=tmp_path / "run", penalties=(1e4, 1e-4))
+    config = ProbeConfig(
+        data=tmp_path / "photos", init=pretrained, out=tmp_path / "run", penalties=(1e4, 1e-4), neighbors=(38, 3)
+    )
     metrics = probe(config)
-    assert metrics["probe_penalty"] == 1e-4
-    assert metrics["probe_val_top1"] > 0.6  # the share of red
+    assert (metrics["probe_penalty"], metrics["knn_k"]) == (1e-4, 3)
+    assert min(metrics["probe_val_top1"], metrics["knn_val_top1"]) > 0.6  # the share of red
 
 
 def test_labels_may_be_few(packed: PackedDataset, pretrained: Path, tmp_path: Path) -> None:
-    probe(ProbeConfig(data=packed.folder, init=pretrained, out=tmp_path / "run", label_fraction=0.1))
-    document = json.loads((tmp_path / "run" / "run.json").read_text())
+    metrics = probe(ProbeConfig(data=packed.folder, init=pretrained, out=tmp_path / "run", label_fraction=0.1))
+    document = document_of(tmp_path / "run")
     assert (document["num_train"], document["num_val"]) == (9, 3)
+    assert metrics["knn_k"] in (1, 5)
+
+
+def test_a_class_of_one_image_is_learned_from(photos: Path, pretrained: Path, tmp_path: Path) -> None:
+    """It has no image to hold out, and still is one of the classes."""
+    for label, count in (("red", 10), ("green", 10), ("blue", 1)):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for file in sorted((photos / label).iterdir())[:count]:
+            (tmp_path / "photos" / label / file.name).write_bytes(file.read_bytes())
+    probe(ProbeConfig(data=tmp_path / "photos", init=pretrained, out=tmp_path / "run"))
+    predictions = np.load(tmp_path / "run" / "predictions.npz")
+    assert predictions["val_logits"].shape == (2, 3)
+    assert sorted(predictions["val_labels"]) == [1, 2]  # green and red
+    assert document_of(tmp_path / "run")["num_train"] == 19
+
+
+def test_more_neighbours_than_images_are_an_error(packed: PackedDataset, pretrained: Path, tmp_path: Path) -> None:
+    config = ProbeConfig(data=packed.folder, init=pretrained, out=tmp_path / "run", neighbors=(500, 109))
+    with pytest.raises(TrainingError, match="--neighbors 109 asks for more than the 108 images to learn from; lower"):
+        probe(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_probe_is_not_written_over(packed: PackedDataset, pretrained: Path, tmp_path: Path) -> None:
@@ -132,6 +220,8 @@ def test_a_probe_is_not_written_over(packed: PackedDataset, pretrained: Path, tm
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"neighbors": ()}, "--neighbors must be at least one number, each at least 1"),
+        ({"neighbors": (5, 0)}, "--neighbors must be at least one number, each at least 1"),
         ({"penalties": ()}, "--penalties must be at least one value, none negative"),
         ({"penalties": (1e-3, -1.0)}, "--penalties must be at least one value, none negative"),
         ({"max_iterations": 0}, "--max-iterations must be at least 1, got 0"),

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.errors import TrainingError
+from training.evaluate import PREDICTIONS_FILE
 from training.pages.figures import MAX_NUMBERED, heat_figure, map_figure, matrix_figure
-from training.pages.record import PREDICTIONS_FILE, Record
+from training.pages.record import Record
 from training.pages.render import Block, Drawing, Facts, Group, Heading, Table, Text, drawing, missing, picture
 from training.pages.scores import SPLIT_NAMES, Scores, score
 

@@ -16,7 +16,6 @@ from training.errors import TrainingError
 from training.run import METRICS_FILE, RUN_FILE
 
 FEATURES_FILE = "features.npz"
-PREDICTIONS_FILE = "predictions.npz"
 PICTURES = "reconstructions"
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
 
