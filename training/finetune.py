@@ -36,6 +36,7 @@ from training.objective import compiled
 from training.optim import Schedule, make_adamw
 from training.packed import PackedDataset
 from training.recipes import NetworkFlags, recipe_for
+from training.report import write_report
 from training.run import Run, data_fields, read_run, write_labels
 
 
@@ -115,6 +116,8 @@ def finetune(config: FinetuneConfig) -> dict[str, float]:
             save_model(training.result, config.out)
             write_predictions(config.out, predictions)
             run.describe(metrics=metrics)
+            if config.report:
+                write_report(config.out)
     return metrics
 
 

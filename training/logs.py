@@ -30,6 +30,8 @@ class LogFlags:
 
     tensorboard: bool = True
     """Write TensorBoard's event files into tensorboard/ of the run."""
+    report: bool = True
+    """Write report.html in the end."""
 
 
 class EventLog:

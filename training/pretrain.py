@@ -23,6 +23,7 @@ from training.data import center_pixels, examples, open_images
 from training.device import autocast, precision_of
 from training.distributed import Strategy, World, distribute, is_main_process, join, whole
 from training.errors import run_command
+from training.features import write_features
 from training.feed import Images, Plan, open_feed
 from training.flops import peak_flops, pretrain_flops
 from training.inrun_probe import InRunProbe, ProbeFlags, open_probe
@@ -30,9 +31,10 @@ from training.logs import LogFlags
 from training.loop import LoopConfig, Parts, step_generator, train
 from training.objective import MaskedObjective, compiled
 from training.optim import Schedule, make_adamw
-from training.packed import PackInfo
+from training.packed import PackedDataset, PackInfo
 from training.picture import reconstruction_grid, save_picture
 from training.recipes import RECIPES, NetworkFlags, Recipe, Stages, recipe_for
+from training.report import write_report
 from training.run import Run, data_fields
 from training.stream import StreamingDataset
 
@@ -180,6 +182,10 @@ class _Pretraining:
         if self.world.is_main:
             save_model(model, config.out)
             run.describe(metrics={"reconstruction_loss": self.fixed_loss(model)})
+            if config.report:
+                if isinstance(self.images, PackedDataset):
+                    write_features(config.out, model.eval(), self.images, self.device)
+                write_report(config.out)
 
     def summary(self) -> str:
         m, r, plan = self.model.config, self.recipe, self.plan
@@ -285,9 +291,11 @@ class _Pretraining:
 
 
 def main() -> None:
-    run = pretrain(parse(PretrainConfig, "training.pretrain"))
+    config = parse(PretrainConfig, "training.pretrain")
+    run = pretrain(config)
     if is_main_process():
-        print(f"{run}: the weights, metrics.jsonl and reconstructions/; next: python -m export {run} --out BUNDLE")
+        written = "the weights, report.html" if config.report else "the weights"
+        print(f"{run}: {written} and reconstructions/; next: python -m export {run} --out BUNDLE")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from training.evaluate import Predictions, map_batches, top1, write_predictions
 from training.knn import knn_top1
 from training.linear import Layer, logistic_path
 from training.packed import PackedDataset
+from training.report import write_report
 from training.run import Run, data_fields, read_run, write_labels
 
 Names = tuple[Feature, ...]
@@ -67,6 +68,8 @@ class ProbeConfig:
     """Use the validation images too, once everything is chosen."""
     seed: int = 0
     device: str = "auto"
+    report: bool = True
+    """Write report.html in the end."""
 
     def __post_init__(self) -> None:
         if not self.neighbors or min(self.neighbors) < 1:
@@ -154,6 +157,8 @@ def probe(config: ProbeConfig) -> dict[str, float]:
         knn_features=sweep.knn.features, probe_features=names, trials=[trial._asdict() for trial in sweep.trials],
         init_sha256=file_sha256(config.init / WEIGHTS_FILE),  # a head fits these very weights, and export asks for them
     )  # fmt: skip
+    if config.report:
+        write_report(config.out)
     return metrics
 
 

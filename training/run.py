@@ -35,7 +35,7 @@ Kind = Literal["pretrain", "finetune", "probe"]
 # What changes where and how fast a run computes, or what it shows, but not what it learns.
 FREE_TO_CHANGE = {
     "out", "data", "resume", "test", "device", "feed", "compile", "accumulate", "recompute", "strategy",
-    "checkpoint_minutes", "picture_every", "tensorboard", "probe_every", "probe_data", "probe_images",
+    "checkpoint_minutes", "picture_every", "tensorboard", "report", "probe_every", "probe_data", "probe_images",
 }  # fmt: skip
 
 
@@ -59,7 +59,7 @@ class Run:
         self.out = out
         self._writes = writes
         self._events = EventLog(out / TENSORBOARD_DIR) if tensorboard and writes else None
-        self.document: dict[str, Any] = {"kind": kind, "config": _jsonable(config), **_circumstances()}
+        self.document: dict[str, Any] = {"kind": kind, "config": _jsonable(config), **circumstances()}
         earlier = _read_json(out / RUN_FILE)
         if earlier is not None and not resume:
             raise TrainingError(f"{out} holds a run already; add --resume to go on with it or choose another --out")
@@ -225,7 +225,7 @@ def _step_of(line: str) -> int:
         return 2**62  # a row cut short by a kill
 
 
-def _circumstances() -> dict[str, Any]:
+def circumstances() -> dict[str, Any]:
     """What it takes to repeat a run beside its configuration: the code, the versions, the machine."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {

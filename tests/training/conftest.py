@@ -44,6 +44,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(DEFAULT_THREADS)
 
 
+@pytest.fixture(autouse=True, scope="package")
+def no_reports() -> Iterator[None]:
+    """A report takes longer than a training here. What writes them has tests of its own, and e2e/ looks for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("pretrain", "finetune", "probe"):
+            patch.setattr(f"training.{name}.write_report", lambda run: run)
+        patch.setattr("training.pretrain.write_features", lambda *_args, **_options: None)
+        yield
+
+
 @pytest.fixture
 def all_threads() -> Iterator[None]:
     """As many as a process takes by itself."""

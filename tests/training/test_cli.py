@@ -197,8 +197,9 @@ def test_each_command_ends_with_its_result_on_stdout(
     pretrained = command("training.pretrain", "--data", packed.folder, "--out", run, "--epochs", 2, *flags)
     assert pretrained.status == 0
     assert pretrained.out == (
-        f"{run}: the weights, metrics.jsonl and reconstructions/; next: python -m export {run} --out BUNDLE\n"
+        f"{run}: the weights, report.html and reconstructions/; next: python -m export {run} --out BUNDLE\n"
     )
+    assert (run / "report.html").read_text().startswith("<!doctype html>")
     assert "120 images of 32x32, patches of 8; tiny 192x1, decoder 32x1" in pretrained.err
     finetuned = command("training.finetune", *labeled, "--out", tmp_path / "tuned", "--epochs", 1)
     assert finetuned.status == 0

@@ -14,30 +14,31 @@ import torch
 from mae.masking import num_keep
 from mae.model import MaskedAutoencoder
 from training.cli import parse
+from training.compare import CompareConfig
 from training.convert import ConvertConfig
 from training.finetune import FinetuneConfig
 from training.finetune_recipes import FINETUNE_RECIPES
 from training.flops import pretrain_flops
 from training.pack import PackConfig
 from training.packed import PackInfo
+from training.plans import PLANS, Plan
 from training.pretrain import PretrainConfig
 from training.probe import ProbeConfig
 from training.recipes import RECIPES
+from training.report import ReportConfig
+from training.sweep import SweepConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, WEIGHTS_PAGE = (DOCS / "training.md").read_text(), (DOCS / "weights.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("command", "config"),
-    [
-        ("pack", PackConfig),
-        ("pretrain", PretrainConfig),
-        ("finetune", FinetuneConfig),
-        ("probe", ProbeConfig),
-        ("convert", ConvertConfig),
-    ],
-)
+COMMANDS = {
+    "pack": PackConfig, "pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig,
+    "convert": ConvertConfig, "report": ReportConfig, "compare": CompareConfig, "sweep": SweepConfig,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "config"), COMMANDS.items())
 def test_every_flag_is_in_its_command_s_table(command: str, config: Any) -> None:
     table = PAGE.split(f"| flag of {command} |")[1].split("\n\n")[0]
     names = ["`IN`" if f.name == "source" else f"`--{f.name.replace('_', '-')}`" for f in fields(config)]
@@ -64,6 +65,16 @@ def test_the_recipes_are_those_of_the_code() -> None:
         assert [cell.strip() for cell in row.split("|")[3:-1]] == [str(cell) for cell in cells]
 
 
+def test_the_plans_are_those_of_the_code() -> None:
+    for name, plan in {"none": Plan(), **{f"`{name}`": plan for name, plan in PLANS.items()}}.items():
+        row = next(line for line in PAGE.splitlines() if line.startswith(f"| {name} |"))
+        cells = [cell.strip() for cell in row.split("|")[2:-1]]
+        lists = [[float(value) for value in cell.split()] for cell in cells[3:]]
+        assert lists == [list(plan.fractions), list(plan.seeds), list(plan.blrs)]
+        assert cells[1:3] == [str(plan.pretrain_epochs or "recipe"), str(plan.epochs or "recipe")]
+        assert cells[0].startswith(plan.recipe or "by the images")
+
+
 def test_the_finetuning_recipes_are_those_of_the_code() -> None:
     section = PAGE.split("## Fine-tuning")[1].split("\n## ")[0]
     rows = {
@@ -88,11 +99,7 @@ def rate(value: float) -> str:
 
 
 def test_the_page_knows_no_flag_that_the_code_has_not() -> None:
-    known = {
-        f.name.replace("_", "-")
-        for c in (PackConfig, PretrainConfig, FinetuneConfig, ProbeConfig, ConvertConfig)
-        for f in fields(c)
-    }
+    known = {f.name.replace("_", "-") for config in COMMANDS.values() for f in fields(config)}
     named = set(re.findall(r"`--([a-z-]+)", PAGE + WEIGHTS_PAGE))
     assert {name.removeprefix("no-") for name in named} <= known | {"classifier"}
 

@@ -1,0 +1,1 @@
+"""Self-contained pages: what the reports, comparisons and sweeps have in common."""

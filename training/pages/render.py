@@ -1,0 +1,154 @@
+"""A page as data, and the data as one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from itertools import count
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from PIL import Image
+
+from training.errors import TrainingError
+from training.pages.figures import svg, unique_ids
+from training.pages.palette import css_variables
+from training.run import write_atomic
+
+_FOLDER = Path(__file__).parent
+_LOSSLESS_BYTES = 150_000  # a larger picture becomes a JPEG
+
+
+@dataclass(frozen=True)
+class Text:
+    kind: ClassVar[str] = "text"
+    text: str
+    tone: Literal["", "soft", "bad", "missing soft"] = ""
+
+
+@dataclass(frozen=True)
+class Heading:
+    kind: ClassVar[str] = "heading"
+    text: str
+
+
+@dataclass(frozen=True)
+class Code:
+    kind: ClassVar[str] = "code"
+    text: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and what they are."""
+
+    kind: ClassVar[str] = "facts"
+    pairs: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The first column is left-aligned, the others, which mostly hold numbers, right."""
+
+    kind: ClassVar[str] = "table"
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """element: markup of an <svg> or <img> that carries its own alternative text. wide: scrolls on a narrow screen."""
+
+    kind: ClassVar[str] = "figure"
+    element: Markup
+    caption: str = ""
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    kind: ClassVar[str] = "group"
+    parts: Sequence[Drawing]
+    layout: Literal["figures", "pictures"] = "figures"
+
+
+Block = Text | Heading | Code | Facts | Table | Drawing | Group
+
+
+@dataclass(frozen=True)
+class Section:
+    id: str
+    title: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    title: str
+    verdict: str
+    sections: Sequence[Section] = field(default_factory=tuple)
+    footer: str = ""
+
+
+def missing(text: str) -> Text:
+    """What stands where something would, were it there."""
+    return Text(text, "missing soft")
+
+
+def section(id_: str, title: str, build: Callable[[], Sequence[Block]]) -> Section:
+    """A section, which says so where what it shows is damaged: the rest of the page is none the worse."""
+    try:
+        return Section(id_, title, list(build()))
+    except (TrainingError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as e:
+        return Section(id_, title, [missing(f"This part cannot be shown: what it is made of is damaged ({e!r}).")])
+
+
+def drawing(figure: Figure, alt: str, caption: str = "") -> Drawing:
+    """A figure as an inline <svg>. alt: what it shows, for who does not see it."""
+    element = svg(figure).replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1)
+    wide = figure.get_size_inches()[0] > 6  # a phone cannot shrink its numbers any further
+    if wide:
+        element = element.replace('style="max-width:', 'style="min-width:40rem;max-width:', 1)
+    return Drawing(Markup(element), caption, wide)  # noqa: S704
+
+
+def picture(image: Image.Image, alt: str, caption: str = "", *, max_width: int = 480) -> Drawing:
+    """An image as a data URI, at most `max_width` pixels wide."""
+    image = image.convert("RGB")
+    if image.width > max_width:
+        height = max(1, round(image.height * max_width / image.width))
+        image = image.resize((max_width, height), Image.Resampling.LANCZOS)
+    kind, data = "png", _encoded(image, "PNG", optimize=True)
+    if len(data) > _LOSSLESS_BYTES:
+        kind, data = "jpeg", _encoded(image, "JPEG", quality=85)
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    size = f'width="{image.width}" height="{image.height}" style="height:auto"'
+    return Drawing(Markup(f'<img src="{source}" alt="{escape(alt)}" {size}>'), caption)  # noqa: S704
+
+
+def _encoded(image: Image.Image, format_: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format_, **options)
+    return buffer.getvalue()
+
+
+def write_page(page: Page, path: Path) -> Path:
+    """Write the file, whole or not at all, and return its path."""
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.globals["variables"] = Markup(css_variables())  # noqa: S704
+    environment.globals["style"] = Markup((_FOLDER / "style.css").read_text())  # noqa: S704
+    numbers = count(1)
+    environment.globals["numbered"] = lambda element: Markup(unique_ids(element, f"f{next(numbers)}-"))  # noqa: S704
+    text = environment.get_template("page.html").render(page=page)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, text.encode())
+    return path

@@ -1,0 +1,240 @@
+"""python -m training.report RUN: one page of what a run did, as far as it has come; reads the run's folder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from training.cli import parse
+from training.errors import run_command
+from training.evaluate import PREDICTIONS_FILE
+from training.pages.figures import Line, line_figure
+from training.pages.pieces import (
+    NOTHING,
+    configuration,
+    confusion,
+    f1_blocks,
+    feature_map,
+    is_share,
+    metric,
+    number,
+    percent,
+    reconstructions,
+    scores_of,
+    surroundings,
+)
+from training.pages.record import FEATURES_FILE, Record, read_record
+from training.pages.render import (
+    Block,
+    Code,
+    Drawing,
+    Facts,
+    Group,
+    Page,
+    Table,
+    Text,
+    drawing,
+    missing,
+    section,
+    write_page,
+)
+
+REPORT_FILE = "report.html"
+_TITLES = {"pretrain": "Pre-training", "finetune": "Fine-tuning", "probe": "Probe"}
+_PROBES = {
+    "probe_ridge_cls": "ridge, cls", "probe_ridge_mean": "ridge, mean",
+    "probe_knn_cls": "kNN, cls", "probe_knn_mean": "kNN, mean",
+}  # fmt: skip
+_WAIT = "data_wait"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Write RUN/report.html: what a run did, as far as it has come."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The folder of a pretrain, finetune or probe run."""
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` from what the run's folder holds and return its path; pieces that lack are named in it.
+
+    Raises TrainingError where the folder is not a run's, and OSError where the page cannot be written.
+    """
+    record = read_record(run)
+    page = Page(
+        title=f"{_TITLES.get(record.kind, record.kind)}: {run.resolve().name}",
+        verdict=verdict(record),
+        sections=[section(*part) for part in _sections(record)],
+        footer="Made by python -m training.report from the files of the run.",
+    )
+    return write_page(page, run / REPORT_FILE)
+
+
+def verdict(record: Record) -> str:
+    """What came of the run, in a line."""
+    metrics, kind = record.metrics, record.kind
+    if not record.finished:
+        loss = record.series("loss")
+        now = "" if loss is None else f"; the loss is {loss[1][-1]:.4f}"
+        return f"Not finished: {record.epochs_done:.4g} of {record.document.get('epochs', '?')} epochs are done{now}."
+    if kind == "pretrain":
+        probes = [(name, found[1][-1]) for name in _PROBES if (found := record.series(name)) is not None]
+        best = max(probes, key=lambda probe: probe[1], default=None)
+        said = (
+            "" if best is None else f", and a probe of its features ({_PROBES[best[0]]}) is right in {percent(best[1])}"
+        )
+        return f"The reconstruction loss is {number(metrics.get('reconstruction_loss', NOTHING))}{said}."
+    shares = {name: value for name, value in metrics.items() if name.endswith("_top1")}
+    if not shares:
+        return "Finished."
+    # The test set's figures before the validation split's.
+    ordered = sorted(shares.items(), key=lambda item: "test" not in item[0])
+    chance = f"; guessing gives {percent(1 / len(record.classes))}" if record.classes else ""
+    return ", ".join(f"{_readable(name)} {percent(value)}" for name, value in ordered) + chance + "."
+
+
+def _sections(record: Record) -> list[tuple[str, str, Any]]:
+    shared = [
+        ("environment", "Environment", partial(surroundings, record.document)),
+        ("configuration", "Configuration", partial(_configuration, record)),
+        ("repeat", "To repeat it", lambda: [Code(record.command())]),
+    ]
+    result = ("result", "Result", partial(_result, record))
+    curves = [("loss", "Loss and learning rate", partial(_loss, record)), ("speed", "Speed", partial(_speed, record))]
+    classes = ("classes", "Class by class", partial(_classes, record))
+    if record.kind == "probe":
+        return [result, classes, *shared]
+    if record.kind == "finetune":
+        return [result, ("validation", "Validation", partial(_validation, record)), classes, *curves, *shared]
+    return [
+        result, *curves, ("probes", "What probes of the features get right", partial(_probes, record)),
+        ("reconstructions", "Reconstructions over time", partial(reconstructions, record)),
+        ("features", "Its features as a map", partial(_features, record)), *shared,
+    ]  # fmt: skip
+
+
+def _result(record: Record) -> list[Block]:
+    blocks: list[Block] = []
+    if record.metrics:
+        blocks.append(Table(["", "value"], [[_readable(k), metric(k, v)] for k, v in record.metrics.items()]))
+    else:
+        blocks.append(missing("There are no final metrics: the run is not finished."))
+    if record.num_bad_rows:
+        blocks.append(missing(f"Rows of metrics.jsonl that cannot be read and are left out: {record.num_bad_rows}."))
+    names = {"name": "data", "num_images": "images", "num_corrupt": "unreadable images"}
+    facts = [(said, number(record.data[name])) for name, said in names.items() if name in record.data]
+    facts += [("classes", number(len(record.classes)))] if record.classes else []
+    counts = {"num_train": "images to train on", "num_val": "images to validate on"}
+    facts += [(said, number(record.document[name])) for name, said in counts.items() if name in record.document]
+    return [*blocks, Facts(facts)]
+
+
+def _loss(record: Record) -> list[Block]:
+    figures = [
+        _curve(record, "loss", "training loss", "The training loss over the epochs"),
+        _curve(record, "lr", "learning rate", "The learning rate over the epochs"),
+    ]
+    return _grouped(figures, "metrics.jsonl has no row with a loss yet.")
+
+
+def _speed(record: Record) -> list[Block]:
+    figures = [_curve(record, "images_per_s", "images per second", "Images per second over the epochs")]
+    waits = [
+        _curve(
+            record, _WAIT, "share of time spent waiting for data", "The share of time that went into waiting for data"
+        )
+    ]
+    return [
+        *_grouped(figures, "metrics.jsonl has no row with a speed yet."),
+        *_grouped(waits, "The time spent waiting for data was not recorded."),
+    ]
+
+
+def _probes(record: Record) -> list[Block]:
+    lines = _lines(record, _PROBES)
+    if not lines:
+        return [missing("No probe ran: the data have no labels, or probes were turned off.")]
+    figure = line_figure(lines, x_label="epoch", y_label="right", percent=True)
+    last = [[line.name, percent(float(np.asarray(line.y)[-1]))] for line in lines]
+    return [
+        Group([drawing(figure, "The accuracy of probes of the features over the epochs")]),
+        Table(["probe", "last"], last),
+    ]
+
+
+def _validation(record: Record) -> list[Block]:
+    lines = _lines(record, {"val_top1": "top-1", "val_top5": "top-5"})
+    figures: list[Drawing | None] = []
+    if lines:
+        figure = line_figure(lines, x_label="epoch", y_label="right on the validation split", percent=True)
+        figures.append(drawing(figure, "Accuracy on the validation split over the epochs"))
+    figures.append(_curve(record, "val_loss", "validation loss", "The loss on the validation split over the epochs"))
+    return _grouped(figures, "There is no validation figure yet: no epoch is finished.")
+
+
+def _features(record: Record) -> list[Block]:
+    arrays = record.arrays(FEATURES_FILE)
+    if arrays is None:
+        return [missing(f"There is no {FEATURES_FILE}: it is made at the end of a run whose data have labels.")]
+    figure = feature_map(arrays["points"], arrays["labels"], record.classes, "pre-trained encoder")
+    return [
+        Group([figure]),
+        Text("Neighbours are alike to the encoder; distances between groups mean nothing.", "soft"),
+    ]
+
+
+def _classes(record: Record) -> list[Block]:
+    scores = scores_of(record)
+    if scores is None:
+        return [missing(f"There is no {PREDICTIONS_FILE}, which says what was predicted for each image.")]
+    return [Group([confusion(scores, record.classes)]), *f1_blocks([("", scores)], record.classes)]
+
+
+def _configuration(record: Record) -> list[Block]:
+    blocks = configuration(record.config)
+    recipe = record.document.get("recipe")
+    if isinstance(recipe, dict):
+        blocks += [Text("What the recipe made of it:", "soft"), *configuration(recipe)]
+    return blocks
+
+
+def _curve(record: Record, name: str, label: str, alt: str) -> Drawing | None:
+    lines = _lines(record, {name: label})
+    if not lines:
+        return None
+    share = is_share(name) or name == _WAIT
+    return drawing(line_figure(lines, x_label="epoch", y_label=label, percent=share), f"{alt}: {_ends(lines[0])}")
+
+
+def _lines(record: Record, names: dict[str, str]) -> list[Line]:
+    found = [(said, record.series(name)) for name, said in names.items()]
+    return [Line(name=said, x=xy[0], y=xy[1], color=i) for i, (said, xy) in enumerate(found) if xy is not None]
+
+
+def _ends(line: Line) -> str:
+    y = np.asarray(line.y)
+    return f"from {y[0]:.4g} to {y[-1]:.4g}"
+
+
+def _grouped(figures: Sequence[Drawing | None], otherwise: str) -> list[Block]:
+    found = [figure for figure in figures if figure is not None]
+    return [Group(found)] if found else [missing(otherwise)]
+
+
+def _readable(name: str) -> str:
+    return name.replace("val_", "validation ").replace("top1", "top-1").replace("top5", "top-5").replace("_", " ")
+
+
+def main() -> None:
+    print(write_report(parse(ReportConfig, "training.report").run))
+
+
+if __name__ == "__main__":
+    run_command(main)
