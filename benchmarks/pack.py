@@ -77,7 +77,7 @@ def measure(data: str, root: Path, rounds: int) -> Report:
     places = (root / f"pack-{i}" for i in range(2 * rounds))
     stream = open_stream(data, root / "stream", size=size)
     work: dict[str, tuple[int, Callable[[], object]]] = {
-        "decoding alone, 1 thread": (len(some), lambda: [decoder(image) for image in some]),
+        "decoding alone, 1 thread": (count, lambda: [decoder(image) for image in islice(cycle(some), count)]),
         "packing, 1 thread": (count, lambda: pack(data, next(places), size=size, workers=1)),
         f"packing, {cores} threads": (count, lambda: pack(data, next(places), size=size)),
         f"streaming, {cores} threads": (steps * _BATCH, lambda: [stream.batch_at(s, _BATCH) for s in range(steps)]),

@@ -1,7 +1,7 @@
 """From samples to pixels of one size, a batch at a time, on threads that read and decode ahead.
 
-Decoding and scaling release the GIL, so threads scale with the cores while images are large; what is left to Python
-is some 0.1 ms an image (docs/decisions/0030-threads-decode.md).
+Decoding and scaling release the GIL; what is left to Python is little, and paid by the batch
+(docs/decisions/0030-threads-decode.md).
 
 Letters: n samples of a batch, S_h x S_w pixels, C channels.
 """
