@@ -98,8 +98,10 @@ def join(device: str) -> Iterator[World]:
     if own.type == "cuda":
         torch.cuda.set_device(own)
     dist.init_process_group("cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo", timeout=_PATIENCE)
+    world = World(own, rank, size)
     try:
-        yield World(own, rank, size)
+        yield world
+        world.agree(*(False,))  # nobody leaves while another still needs its connections
     finally:
         dist.destroy_process_group()
 
@@ -128,14 +130,17 @@ def set_gradient_sync(network: nn.Module, *, enabled: bool) -> None:
         network.set_requires_gradient_sync(enabled)
 
 
-def whole(state: Any) -> Any:
-    """A state dict with every shard gathered to a whole tensor. A meeting of all processes where there are shards."""
+def whole(state: Any, *, keep: bool) -> Any:
+    """A state dict with every shard gathered to a whole tensor on the CPU, since a device that needs shards does not
+    hold all of them. A meeting of all processes where there are shards; `keep`: False in those that want no result.
+    """
     if isinstance(state, DTensor):
-        return state.full_tensor().cpu()  # a device that needs shards does not hold all of them whole
+        full = state.full_tensor()
+        return full.cpu() if keep else None
     if isinstance(state, Mapping):
-        return {key: whole(value) for key, value in state.items()}
+        return {key: whole(value, keep=keep) for key, value in state.items()}
     if isinstance(state, list):
-        return [whole(value) for value in state]
+        return [whole(value, keep=keep) for value in state]
     return state
 
 

@@ -116,11 +116,11 @@ def train(
                 metrics = after_epoch(done // config.steps_per_epoch)
                 run.log({"step": done, "epoch": done // config.steps_per_epoch, **metrics})
             if saving or stopping:
-                _save(run, parts, done)
+                _save(run, parts, done, world)
                 saved_at = time.monotonic()
             if stopping:
                 raise Terminated(f"stopped at step {done}; the state is saved, go on with --resume")
-    _save(run, parts, schedule.total_steps)
+    _save(run, parts, schedule.total_steps, world)
     if world.is_main and meter.waited_share() > _MUCH_WAITING:
         print(f"{meter.waited_share():.0%} of the time was spent waiting for data: {_WAITING_ADVICE}", file=sys.stderr)
 
@@ -207,12 +207,13 @@ def _refuse(run: Run, step: int, loss: float, batch_of: Callable[[int], Mapping[
     raise TrainingError(f"the loss of step {step + 1} is {loss}{where}: {_ADVICE}")
 
 
-def _save(run: Run, parts: Parts, step: int) -> None:
+def _save(run: Run, parts: Parts, step: int, world: World) -> None:
     modules = {"model": parts.model, **parts.extra}
     if not all(bool(p.isfinite().all()) for module in modules.values() for p in module.parameters()):
         raise TrainingError(f"the weights are not finite after step {step}: {_ADVICE}")
     states = {name: module.state_dict() for name, module in modules.items()}
-    run.save_state(whole({"step": step, **states, "optimizer": parts.optimizer.state_dict()}))
+    state = {"step": step, **states, "optimizer": parts.optimizer.state_dict()}
+    run.save_state(whole(state, keep=world.is_main))
 
 
 def _restore(run: Run, parts: Parts) -> int:

@@ -261,11 +261,14 @@ class _Pretraining:
         return self.probe(model) if self.probe is not None and judge else {}
 
     def whole_model(self) -> MaskedAutoencoder:
-        """The model, gathered where it is trained in shards: a meeting of all processes."""
+        """The model, gathered for the first process where it is trained in shards: a meeting of all processes."""
         if self.world.size == 1 or self.config.strategy == "ddp":
             return self.model
+        state = whole(self.model.state_dict(), keep=self.world.is_main)
+        if not self.world.is_main:
+            return self.model
         model = MaskedAutoencoder(self.model.config)
-        model.load_state_dict(whole(self.model.state_dict()))
+        model.load_state_dict(state)
         return model.to(self.device)
 
     @torch.inference_mode()
