@@ -8,6 +8,7 @@ do not fit. A saved state is whole in either case, so a run may go on with anoth
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from training.device import pick_device
 from training.errors import TrainingError
 
 Strategy = Literal["ddp", "fsdp"]
+_SETTLE_S = 0.5
 _PATIENCE = timedelta(minutes=30)  # while the first process packs data or evaluates, the others wait this long
 
 
@@ -103,6 +105,9 @@ def join(device: str) -> Iterator[World]:
         yield world
         world.agree(*(False,))  # nobody leaves while another still needs its connections
     finally:
+        # FSDP keeps the group alive, and its threads, which let go of the last tensors a moment after we have them:
+        # that must not fall into the interpreter's end, where it would abort the process.
+        time.sleep(_SETTLE_S)
         dist.destroy_process_group()
 
 

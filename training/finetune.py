@@ -83,41 +83,43 @@ def finetune(config: FinetuneConfig) -> dict[str, float]:
     Raises TrainingError for data or runs that do not fit, and Terminated on SIGTERM.
     """
     with join(config.device) as world:
-        run = Run(
-            config.out, "finetune", asdict(config), resume=config.resume, writes=world.is_main,
-            tensorboard=config.tensorboard,
-        )  # fmt: skip
-        with world.main_first():
-            start = None if config.from_scratch else _pretrained(config)
-            packed, classes, test = _open(config, start)
-        train_ids, val_ids = split_labeled(packed, config.label_fraction, config.val_fraction, config.seed)
-        network = recipe_for(config, packed.info).network(packed.info) if start is None else start.network
-        name, recipe = resolve(config, network, len(train_ids), from_scratch=config.from_scratch)
-        torch.manual_seed(config.seed)
-        model = Classifier(
-            ClassifierConfig(
-                encoder=network, num_classes=len(classes), pooling=config.pooling, drop_path=recipe.drop_path
-            )
-        )
-        if start is not None:
-            model.load_encoder(start.encoder)
-        training = _Finetuning(config, recipe, packed, train_ids, model.to(world.device), world)
-        run.describe(
-            data=data_fields(packed.info), recipe={"name": name, **asdict(recipe)}, num_train=len(train_ids),
-            num_val=len(val_ids), epochs=recipe.epochs,
-        )  # fmt: skip
-        training.train(run, val_ids, f"the {name} recipe")
-        predictions = {"val": training.predict(packed, val_ids, "validation")}
-        if test is not None:
-            predictions["test"] = training.predict(test, np.arange(len(test)), "test")
-        metrics = {metric: value for part, p in predictions.items() for metric, value in p.scores(part).items()}
-        if world.is_main:
-            write_labels(config.out, classes)
-            save_model(training.result, config.out)
-            write_predictions(config.out, predictions)
-            run.describe(metrics=metrics)
-            if config.report:
-                write_report(config.out)
+        return _finetune(config, world)
+
+
+def _finetune(config: FinetuneConfig, world: World) -> dict[str, float]:
+    run = Run(
+        config.out, "finetune", asdict(config), resume=config.resume, writes=world.is_main,
+        tensorboard=config.tensorboard,
+    )  # fmt: skip
+    with world.main_first():
+        start = None if config.from_scratch else _pretrained(config)
+        packed, classes, test = _open(config, start)
+    train_ids, val_ids = split_labeled(packed, config.label_fraction, config.val_fraction, config.seed)
+    network = recipe_for(config, packed.info).network(packed.info) if start is None else start.network
+    name, recipe = resolve(config, network, len(train_ids), from_scratch=config.from_scratch)
+    torch.manual_seed(config.seed)
+    model = Classifier(
+        ClassifierConfig(encoder=network, num_classes=len(classes), pooling=config.pooling, drop_path=recipe.drop_path)
+    )
+    if start is not None:
+        model.load_encoder(start.encoder)
+    training = _Finetuning(config, recipe, packed, train_ids, model.to(world.device), world)
+    run.describe(
+        data=data_fields(packed.info), recipe={"name": name, **asdict(recipe)}, num_train=len(train_ids),
+        num_val=len(val_ids), epochs=recipe.epochs,
+    )  # fmt: skip
+    training.train(run, val_ids, f"the {name} recipe")
+    predictions = {"val": training.predict(packed, val_ids, "validation")}
+    if test is not None:
+        predictions["test"] = training.predict(test, np.arange(len(test)), "test")
+    metrics = {metric: value for part, p in predictions.items() for metric, value in p.scores(part).items()}
+    if world.is_main:
+        write_labels(config.out, classes)
+        save_model(training.result, config.out)
+        write_predictions(config.out, predictions)
+        run.describe(metrics=metrics)
+        if config.report:
+            write_report(config.out)
     return metrics
 
 

@@ -97,22 +97,26 @@ def pretrain(config: PretrainConfig) -> Path:
     Raises TrainingError, or Terminated on SIGTERM.
     """
     with join(config.device) as world:
-        run = Run(
-            config.out, "pretrain", asdict(config), resume=config.resume, writes=world.is_main,
-            tensorboard=config.tensorboard,
-        )  # fmt: skip
-        size = None if config.recipe is None else RECIPES[config.recipe].pack_size
-        with world.main_first():
-            images = open_images(
-                config.data, config.out, size=size, stream=config.feed == "stream", seed=config.seed, rank=world.rank,
-                world_size=world.size,
-            )  # fmt: skip
-            probe = open_probe(config, images, config.out / "pack-probe", world.device, config.precision)
-        recipe = _resolve(config, images.info)
-        torch.manual_seed(config.seed)
-        model = MaskedAutoencoder(recipe.network(images.info, target=config.target, loss=config.loss))
-        _Pretraining(config, recipe, images, model.to(world.device), world, run, probe).train()
+        _pretrain(config, world)
     return config.out
+
+
+def _pretrain(config: PretrainConfig, world: World) -> None:
+    run = Run(
+        config.out, "pretrain", asdict(config), resume=config.resume, writes=world.is_main,
+        tensorboard=config.tensorboard,
+    )  # fmt: skip
+    size = None if config.recipe is None else RECIPES[config.recipe].pack_size
+    with world.main_first():
+        images = open_images(
+            config.data, config.out, size=size, stream=config.feed == "stream", seed=config.seed, rank=world.rank,
+            world_size=world.size,
+        )  # fmt: skip
+        probe = open_probe(config, images, config.out / "pack-probe", world.device, config.precision)
+    recipe = _resolve(config, images.info)
+    torch.manual_seed(config.seed)
+    model = MaskedAutoencoder(recipe.network(images.info, target=config.target, loss=config.loss))
+    _Pretraining(config, recipe, images, model.to(world.device), world, run, probe).train()
 
 
 def _resolve(config: PretrainConfig, info: PackInfo) -> Recipe:
