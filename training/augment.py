@@ -58,7 +58,8 @@ def random_boxes(num: int, image_size: tuple[int, int], config: CropConfig, gene
     left = (uniform[3] * (width - w + 1)).floor()
     first = fits.float().argmax(dim=1, keepdim=True)  # [B, 1]
     boxes = torch.stack([top, left, h, w], dim=2).gather(1, first[:, :, None].expand(-1, -1, 4))[:, 0]  # [B, 4]
-    whole = torch.tensor([0.0, 0.0, height, width], device=boxes.device)
+    # Filled on the device: a tensor made on the host would have to be copied there, and the host to wait.
+    whole = torch.cat([boxes.new_full((1,), side) for side in (0, 0, height, width)])
     return torch.where(fits.any(dim=1, keepdim=True), boxes, whole)
 
 

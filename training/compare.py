@@ -17,10 +17,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from mae.config import PRESETS, MAEConfig, PresetName
 from mae.model import MaskedAutoencoder
-from mae.weights import load_mae
+from mae.pretrained import Pretrained
+from mae.weights import load_pretrained
 from training.cli import parse
-from training.data import open_data, open_test, require_classes
+from training.convert import resolve_init
+from training.data import open_data, open_test, require_classes, split_labeled
 from training.device import PrecisionName, pick_device
 from training.errors import EXIT_USAGE, TrainingError, run_command
 from training.experiments import Experiment, Outcome, assignments, steps_of, stoppable, write_json
@@ -112,7 +115,10 @@ class _Comparison:
         config, out = self.config, self.config.out
         size, channels = None, None
         if config.init is not None:
-            size, channels = _pack_size(config.init), load_mae(config.init).config.channels
+            self.init = resolve_init(config.init, out / "init")
+            size, network = _pack_size(self.init), load_pretrained(self.init).config
+            _preset_of(network, self.init)  # raises before anything is trained
+            channels = network.channels
         elif self.plan.recipe is not None:
             size = RECIPES[self.plan.recipe].pack_size
         if config.unlabeled is not None:
@@ -123,10 +129,14 @@ class _Comparison:
         self.test: PackedDataset = open_test(config.test, out, self.labeled, self.classes)
         if config.unlabeled is None:
             self.unlabeled = self.labeled
+        options = assignments(FinetuneConfig, "--finetune-set", config.finetune_set, _FINETUNE_OWN)
+        held_out = options.get("val_fraction", FinetuneConfig.val_fraction)
+        for fraction in self.plan.fractions:  # one too small to hold anything out is refused before the pre-training
+            split_labeled(self.labeled, fraction, held_out, self.plan.seeds[0])
 
     def document(self) -> dict[str, Any]:
         pretraining = self._pretrain()
-        self.network = load_mae(self.run).config
+        self.network = load_pretrained(self.run).config
         if self.network.image_size[0] != self.network.image_size[1]:
             raise TrainingError(f"{self.run} sees images of {self.network.image_size}; compare needs square ones")
         probes = [self._probe(fraction) for fraction in self.plan.fractions]
@@ -150,7 +160,7 @@ class _Comparison:
     def _pretrain(self) -> dict[str, Any]:
         """Without it there is nothing to compare, so its failure is the command's."""
         if self.config.init is not None:
-            self.run = self.config.init
+            self.run = self.init
             return {"run": str(self.run), "seconds": None, "steps": steps_of(self.run)}
         self.run = self.experiment.folder(PRETRAINED)
         options = assignments(PretrainConfig, "--pretrain-set", self.config.pretrain_set, _OWN)
@@ -200,7 +210,7 @@ class _Comparison:
         flags: dict[str, Any] = {"init": self.run}
         if arm == "scratch":
             flags = {
-                "init": Path("none"), "preset": read_run(self.run, "pretrain")["recipe"]["preset"], "depth": n.depth,
+                "init": Path("none"), "preset": _preset_of(n, self.run), "depth": n.depth,
                 "image_size": n.image_size[0], "patch_size": n.patch_size, "decoder_dim": n.decoder_dim,
                 "decoder_depth": n.decoder_depth, "decoder_heads": n.decoder_heads,
             }  # fmt: skip
@@ -219,9 +229,23 @@ class _Comparison:
         if path.exists() or len(ids) < 8:
             return
         torch.manual_seed(seed)
-        networks = {"pretrained": load_mae(self.run), "scratch": MaskedAutoencoder(self.network).eval()}
+        networks: dict[str, Pretrained] = {
+            "pretrained": load_pretrained(self.run),
+            "scratch": MaskedAutoencoder(self.network).eval(),
+        }
         maps = {arm: map_features(model, self.labeled, ids, self.device, seed) for arm, model in networks.items()}
         write_arrays(path, {**maps, "labels": self.labeled.labels[ids]})
+
+
+def _preset_of(network: MAEConfig, run: Path) -> PresetName:
+    """The name that gives the scratch arm the same encoder. Raises TrainingError where there is none."""
+    for name, shape in PRESETS.items():
+        if (network.dim, network.heads, network.mlp_ratio) == (shape["dim"], shape["heads"], 4.0):
+            return name
+    raise TrainingError(
+        f"{run} has an encoder of {network.dim} x {network.depth} with {network.heads} heads, which is no preset's; "
+        "compare needs one to train from scratch"
+    )
 
 
 def _pack_size(run: Path) -> tuple[int, int]:

@@ -29,6 +29,8 @@ class ComputeFlags:
     def __post_init__(self) -> None:
         if self.accumulate < 1:
             raise ValueError(f"--accumulate must be at least 1, got {self.accumulate}")
+        if self.compile == "graphs" and self.accumulate > 1:  # a replay overwrites the gradients of the part before
+            raise ValueError("--compile graphs does not go with --accumulate; use --compile on")
 
 
 def global_batch(batch_size: int, num_images: int, *, world_size: int, accumulate: int) -> int:

@@ -17,6 +17,7 @@ from training.errors import TrainingError
 from training.pack import pack
 from training.packed import NO_LABEL, PACK_FILE, PackedDataset
 from training.recipes import choose_recipe
+from training.run import CHECKPOINT_FILE
 from training.sources import location, open_source
 from training.stream import STREAM_FILE, StreamingDataset, open_stream
 
@@ -37,6 +38,8 @@ def open_data(
         packed = PackedDataset(cache)
         if packed.info.source != location(data):
             raise TrainingError(f"{cache} was packed from {packed.info.source}, not {data}; remove it to pack again")
+        if not (cache.parent / CHECKPOINT_FILE).exists() and _changed(data, packed):
+            raise TrainingError(f"{data} has other files now than {cache} was packed from; remove that to pack again")
     else:
         packed = pack(data, cache, size=size, channels=channels)
     info = packed.info
@@ -53,6 +56,14 @@ def open_data(
     return packed
 
 
+def _changed(data: str | Path, packed: PackedDataset) -> bool:
+    """Whether the source, if it is still there, is another one than was packed."""
+    try:
+        return packed.info.fingerprint not in (None, open_source(data).fingerprint())
+    except TrainingError:
+        return False
+
+
 def open_images(
     data: str | Path,
     out: Path,
@@ -67,7 +78,7 @@ def open_images(
     has no room for the pack. Raises TrainingError where the source cannot be used.
     """
     folder = out / "stream"
-    packed = (Path(data) / PACK_FILE).is_file() or (out / "pack" / PACK_FILE).is_file()
+    packed = (Path(data) / PACK_FILE).is_file() or (out / "pack").exists() or (out / "pack.partial").exists()
     begun = (folder / STREAM_FILE).is_file()
     if stream and (Path(data) / PACK_FILE).is_file():
         raise TrainingError(f"{data} is packed already; leave out --feed stream")

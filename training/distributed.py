@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -28,7 +29,7 @@ from training.errors import TrainingError
 
 Strategy = Literal["ddp", "fsdp"]
 _SETTLE_S = 0.5
-_PATIENCE = timedelta(minutes=30)  # while the first process packs data or evaluates, the others wait this long
+_PATIENCE = timedelta(days=1)  # while the first process packs data or evaluates, the others wait this long
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,10 @@ def distribute(network: nn.Module, world: World, strategy: Strategy) -> nn.Modul
     if strategy == "ddp":
         devices = [world.device] if world.device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=devices, gradient_as_bucket_view=True)
+    mesh = init_device_mesh(world.device.type, (world.size,))
     for block in [module for module in network.modules() if isinstance(module, Block)]:
-        fully_shard(block)
-    fully_shard(network)
+        fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh)
     return network
 
 
@@ -133,6 +135,11 @@ def set_gradient_sync(network: nn.Module, *, enabled: bool) -> None:
         network.require_backward_grad_sync = enabled
     elif isinstance(network, FSDPModule):
         network.set_requires_gradient_sync(enabled)
+
+
+def own_part(parameter: Tensor) -> Tensor:
+    """What this process holds of a parameter."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
 def whole(state: Any, *, keep: bool) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mae.model import MaskedAutoencoder
+from mae.pretrained import Pretrained
 from training.data import Ids
 from training.packed import NO_LABEL, PackedDataset
 from training.pages.record import FEATURES_FILE
@@ -23,7 +23,7 @@ _MIN_IMAGES = 8  # fewer make no map
 
 
 def write_features(
-    out: Path, model: MaskedAutoencoder, packed: PackedDataset, device: torch.device, *, seed: int = 0
+    out: Path, model: Pretrained, packed: PackedDataset, device: torch.device, *, seed: int = 0
 ) -> Path | None:
     """Write `features.npz`: points f32 [N, 2], labels i64 [N], of up to 2,000 images; None where few have labels."""
     ids = labeled_sample(packed, seed)
@@ -43,7 +43,7 @@ def labeled_sample(packed: PackedDataset, seed: int) -> Ids:
 
 
 def map_features(
-    model: MaskedAutoencoder, packed: PackedDataset, ids: Ids, device: torch.device, seed: int
+    model: Pretrained, packed: PackedDataset, ids: Ids, device: torch.device, seed: int
 ) -> NDArray[np.float32]:
     """The mean-pooled features of these images by t-SNE: f32 [N, 2]."""
     features: NDArray[np.float32] = extract(model.to(device), ("mean",), packed, ids, device).numpy()

@@ -11,8 +11,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ class Plan:
     """Which images each process has in each step: a random order per epoch, in whole global batches.
 
     batch_size: of all processes together, a multiple of `world_size`. subset: i64 [num_images], the images that take
-    part; None: all.
+    part; None: all. order: what it depends on besides the seed.
     """
 
     num_images: int
@@ -47,6 +48,7 @@ class Plan:
     rank: int = 0
     world_size: int = 1
     subset: NDArray[np.int64] | None = None
+    order: str = "packed"
 
     @property
     def per_epoch(self) -> int:
@@ -54,10 +56,19 @@ class Plan:
         return self.num_images // self.batch_size
 
     @property
+    def course(self) -> dict[str, Any]:
+        """What of the steps must not change when a run goes on."""
+        return {"batch_size": self.batch_size, "steps_per_epoch": self.per_epoch, "order": self.order}
+
+    @property
     def rows(self) -> slice:
-        """This process's rows of a global batch."""
-        local = self.batch_size // self.world_size
-        return slice(self.rank * local, (self.rank + 1) * local)
+        """This process's rows of a global batch: every so many, since neighbours in a folder are often of one class."""
+        return slice(self.rank, None, self.world_size)
+
+    @property
+    def of_all(self) -> Plan:
+        """The same with all processes' rows."""
+        return replace(self, rank=0, world_size=1)
 
     def ids(self, step: int) -> NDArray[np.int64]:
         """Of a packed set's images: i64 [B], ascending within a global batch, as a disk likes them."""
@@ -115,7 +126,8 @@ class AheadFeed:
         self.name, self.waited_s = name, 0.0
         self._read, self._device = read, device
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._readers = ThreadPoolExecutor(readers or _READERS[device.type], thread_name_prefix="feed")
+        own = None if device.type == "cpu" else partial(torch.cuda.set_device, device)  # a thread begins on GPU 0
+        self._readers = ThreadPoolExecutor(readers or _READERS[device.type], "feed", own)
         self._next = 0
         self._ahead: deque[Future[tuple[Tensor, torch.cuda.Event | None]]] = deque()
 

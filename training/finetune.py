@@ -106,9 +106,12 @@ def _finetune(config: FinetuneConfig, world: World) -> dict[str, float]:
     training = _Finetuning(config, recipe, packed, train_ids, model.to(world.device), world)
     run.describe(
         data=data_fields(packed.info), recipe={"name": name, **asdict(recipe)}, num_train=len(train_ids),
-        num_val=len(val_ids), epochs=recipe.epochs,
+        num_val=len(val_ids), epochs=recipe.epochs, course=training.plan.course,
     )  # fmt: skip
     training.train(run, val_ids, f"the {name} recipe")
+    metrics = run.metrics_with(test=config.test)
+    if "val_top1" in metrics and (test is None or "test_top1" in metrics):
+        return metrics  # it was finished already, and the test set is looked at once
     predictions = {"val": training.predict(packed, val_ids, "validation")}
     if test is not None:
         predictions["test"] = training.predict(test, np.arange(len(test)), "test")
@@ -204,7 +207,7 @@ class _Finetuning:
         )  # fmt: skip
 
         def after_epoch(_epoch: int) -> Mapping[str, float]:
-            predictions = self.predict(self.packed, val_ids, "validation")
+            predictions = self.predict(self.packed, val_ids, None)
             return {"val_loss": predictions.loss(), **predictions.scores("val")}
 
         self.feed = open_feed(self.packed, self.plan, self.device, self.config.feed)
@@ -244,11 +247,11 @@ class _Finetuning:
 
     def batch(self, step: int) -> Mapping[str, Any]:
         """What the step saw, before its augmentations: they follow from the seed and the step."""
-        ids = self.plan.ids(step)
+        ids = self.plan.of_all.ids(step)
         return {"ids": ids, "pixels": self.packed.pixels(ids), "labels": self.packed.labels[ids]}
 
-    def predict(self, packed: PackedDataset, ids: Ids, name: str) -> Predictions:
-        """In evaluation mode; the model is left in training mode."""
+    def predict(self, packed: PackedDataset, ids: Ids, name: str | None) -> Predictions:
+        """In evaluation mode; the model is left in training mode. name: of a bar, None where there is one already."""
         model = self.result.eval()
         logits = map_batches(
             packed, ids, self.network.image_size, self.device, lambda pixels: model(self.normalize(pixels)), name

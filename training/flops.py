@@ -16,8 +16,8 @@ from mae.config import MAEConfig
 
 # Dense bf16 FLOP/s of the data sheets, by what torch calls the device. The first that the name contains counts.
 _PEAKS = {
-    "B200": 2.25e15, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12,
-    "A10G": 70e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
+    "B200": 2.25e15, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12,
+    "L40": 181e12, "L4": 121e12, "A10G": 70e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
 }  # fmt: skip
 _SIDE = {"cuda": 8192, "cpu": 768}
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.distributed import World, load_whole, set_gradient_sync, whole
+from training.distributed import World, load_whole, own_part, set_gradient_sync, whole
 from training.errors import Terminated, TrainingError
 from training.feed import Feed
 from training.optim import Schedule, set_lr
@@ -112,10 +112,12 @@ def train(
             if saving or stopping or logging:
                 _log(run, bar, meter, schedule, config, done, world, batch_of)
             bar.advance()
+            if stopping:  # first of all: what follows an epoch may take longer than there is time
+                _save(run, parts, done, world)
             if done % config.steps_per_epoch == 0:
                 metrics = after_epoch(done // config.steps_per_epoch)
                 run.log({"step": done, "epoch": done // config.steps_per_epoch, **metrics})
-            if saving or stopping:
+            if saving and not stopping:
                 _save(run, parts, done, world)
                 saved_at = time.monotonic()
             if stopping:
@@ -209,7 +211,8 @@ def _refuse(run: Run, step: int, loss: float, batch_of: Callable[[int], Mapping[
 
 def _save(run: Run, parts: Parts, step: int, world: World) -> None:
     modules = {"model": parts.model, **parts.extra}
-    if not all(bool(p.isfinite().all()) for module in modules.values() for p in module.parameters()):
+    finite = all(bool(own_part(p).isfinite().all()) for module in modules.values() for p in module.parameters())
+    if world.agree(not finite)[0]:  # of shards each process sees its own
         raise TrainingError(f"the weights are not finite after step {step}: {_ADVICE}")
     states = {name: module.state_dict() for name, module in modules.items()}
     state = {"step": step, **states, "optimizer": parts.optimizer.state_dict()}

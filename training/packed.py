@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from training.errors import TrainingError
 
@@ -27,7 +25,9 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class PackInfo:
-    """`pack.json`. size: (height, width) of every image; mean, std: per channel, 0..1 units; shards: file -> images."""
+    """`pack.json`. size: (height, width) of every image; mean, std: per channel, 0..1 units; shards: file -> images;
+    fingerprint: of the source's files, where it is known.
+    """
 
     name: str
     size: tuple[int, int]
@@ -39,6 +39,7 @@ class PackInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str
+    fingerprint: str | None = None
     version: int = VERSION
 
     @staticmethod
@@ -86,11 +87,6 @@ class PackedDataset:
             rows = np.flatnonzero(shard_of == shard)
             out[rows] = self._shards[shard][ids[rows] - self._starts[shard]]
         return out
-
-    def batch(self, ids: NDArray[np.int64], device: torch.device) -> Tensor:
-        """ids: i64 [B] -> u8 [B, C, S_h, S_w] on the device."""
-        pixels = torch.from_numpy(self.pixels(ids))
-        return pixels.to(device).permute(0, 3, 1, 2)
 
 
 @lru_cache(maxsize=2)

@@ -147,7 +147,9 @@ class _Pretraining:
         self.run, self.probe = run, probe
         self.world, self.device = world, world.device
         self.crop = CropConfig(scale=config.crop_scale)
+        order = f"stream of {world.size}" if isinstance(images, StreamingDataset) else "packed"
         self.plan = Plan(
+            order=order,
             num_images=len(images), seed=config.seed, rank=world.rank, world_size=world.size,
             batch_size=global_batch(
                 recipe.batch_size, len(images), world_size=world.size, accumulate=config.accumulate
@@ -169,7 +171,9 @@ class _Pretraining:
         network = compiled(self.objective, config.compile, self.device, sharded=config.strategy == "fsdp")
         self.network = distribute(network, self.world, config.strategy)
         optimizer = make_adamw(self.model, weight_decay=config.weight_decay, betas=BETAS)
-        run.describe(data=data_fields(self.images.info), recipe=asdict(recipe), epochs=recipe.epochs)
+        run.describe(
+            data=data_fields(self.images.info), course=self.plan.course, recipe=asdict(recipe), epochs=recipe.epochs
+        )
         self.feed = open_feed(self.images, self.plan, self.device, config.feed)
         try:
             if self.world.is_main:
@@ -246,7 +250,7 @@ class _Pretraining:
         """What the step saw, before its crops: they follow from the seed and the step."""
         if isinstance(self.images, StreamingDataset):
             return {"pixels": self.images.batch_at(step, self.plan.batch_size // self.world.size)}
-        ids = self.plan.ids(step)
+        ids = self.plan.of_all.ids(step)
         return {"ids": ids, "pixels": self.images.pixels(ids)}
 
     def after_epoch(self, epoch: int) -> Mapping[str, float]:

@@ -39,6 +39,9 @@ FREE_TO_CHANGE = {
 }  # fmt: skip
 
 
+_DATA = ("num_images", "pack_size", "mean", "std", "classes")
+
+
 class Run:
     """A fresh folder, or with `resume` one that has been begun, whose configuration must be the same.
 
@@ -62,20 +65,32 @@ class Run:
         self.document: dict[str, Any] = {"kind": kind, "config": _jsonable(config), **circumstances()}
         earlier = _read_json(out / RUN_FILE)
         if earlier is not None and not resume:
-            raise TrainingError(f"{out} holds a run already; add --resume to go on with it or choose another --out")
+            resuming = "" if kind == "probe" else "add --resume to go on with it or "
+            raise TrainingError(f"{out} holds a run already; {resuming}choose another --out")
         if earlier is not None:
             _refuse_changes(earlier, self.document)
-        self._earlier_data: dict[str, Any] | None = None if earlier is None else earlier.get("data")
+        self._earlier = earlier or {}
+        self.document |= {name: self._earlier[name] for name in ("started_at", "metrics") if name in self._earlier}
 
     def describe(self, **fields: Any) -> None:
-        """Add fields to run.json and write it. Raises TrainingError where a resumed run's `data` are others now."""
+        """Add fields to run.json and write it.
+
+        Raises TrainingError where a resumed run's `data` or `course`, the sizes and the order of its steps, are others
+        now.
+        """
         self.document |= _jsonable(fields)
-        if self._earlier_data is not None:
-            _refuse_other_data(self._earlier_data, self.document["data"])
+        for name, keys in (("data", _DATA), ("course", ("batch_size", "steps_per_epoch", "order"))):
+            _refuse_another(name, keys, self._earlier.get(name), self.document.get(name))
         if not self._writes:
             return
         self.out.mkdir(parents=True, exist_ok=True)
         write_atomic(self.out / RUN_FILE, (json.dumps(self.document, indent=2) + "\n").encode())
+
+    def metrics_with(self, **config: Any) -> dict[str, float]:
+        """Those that an earlier start ended with, if these fields of its configuration are the same; else none."""
+        then, now = self._earlier.get("config", {}), _jsonable(config)
+        same = all(then.get(name) == value for name, value in now.items())
+        return self._earlier.get("metrics", {}) if same else {}
 
     def log(self, row: Mapping[str, float | int]) -> None:
         if not self._writes:
@@ -197,11 +212,13 @@ def _refuse_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             )
 
 
-def _refuse_other_data(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _refuse_another(
+    what: str, names: tuple[str, ...], earlier: Mapping[str, Any] | None, now: Mapping[str, Any] | None
+) -> None:
     """The path of the data may change, its images may not: the order of an epoch and the pixels' scale follow them."""
-    for name in ("num_images", "pack_size", "mean", "std", "classes"):
-        if earlier[name] != now[name]:
-            raise TrainingError(f"--resume with other data: {name} was {earlier[name]} and is {now[name]} now")
+    for name in names:
+        if earlier and now and earlier[name] != now[name]:
+            raise TrainingError(f"--resume with other {what}: {name} was {earlier[name]} and is {now[name]} now")
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

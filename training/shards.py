@@ -154,6 +154,7 @@ class ShardWriter:
         info = PackInfo(
             name=name, source=plan.source, size=plan.size, channels=plan.channels, num_images=p.num_images,
             num_corrupt=p.num_corrupt, shards=shards, classes=classes, mean=mean, std=std,
+            fingerprint=plan.fingerprint,
         )  # fmt: skip
         try:
             if self._shard is not None:

@@ -82,5 +82,5 @@ def test_a_job_that_fails_is_not_requeued(tmp_path: Path, cluster: dict[str, str
     job = submit(cluster, "--data", tmp_path / "nothing", "--out", tmp_path / "run")
     said, _ = job.communicate(timeout=TIMEOUT_S)
     assert job.returncode != 0
-    assert "is neither a folder of images" in said
+    assert "is neither a folder nor a file" in said
     assert not (tmp_path / "told").exists()

@@ -82,11 +82,6 @@ def test_evaluation_refuses_a_smaller_pack(packed: PackedDataset) -> None:
         center_batch(packed, np.arange(2), (40, 32), CPU)
 
 
-def test_a_training_batch_is_channels_first(packed: PackedDataset) -> None:
-    ids = np.array([5, 1])
-    assert np.array_equal(packed.batch(ids, CPU).permute(0, 2, 3, 1).numpy(), packed.pixels(ids))
-
-
 # Labels
 
 

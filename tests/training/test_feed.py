@@ -32,7 +32,17 @@ def test_processes_share_a_batch(world_size: int) -> None:
     whole = Plan(num_images=50, batch_size=12, seed=0)
     parts = [Plan(num_images=50, batch_size=12, seed=0, rank=r, world_size=world_size) for r in range(world_size)]
     for step in (0, 3, 9):
-        assert np.array_equal(np.concatenate([part.ids(step) for part in parts]), whole.ids(step))
+        assert np.array_equal(np.sort(np.concatenate([part.ids(step) for part in parts])), whole.ids(step))
+        for part in parts:
+            assert np.array_equal(part.ids(step), whole.ids(step)[part.rows])
+            assert np.array_equal(part.of_all.ids(step), whole.ids(step))
+
+
+def test_processes_see_every_class_of_a_sorted_set() -> None:
+    """A folder's images come class by class, and mixing is done within a process."""
+    parts = [Plan(num_images=1000, batch_size=400, seed=0, rank=r, world_size=4) for r in range(4)]
+    for part in parts:
+        assert len(np.unique(part.ids(0) // 100)) == 10
 
 
 def test_a_plan_of_a_subset_names_the_subsets_images() -> None:

@@ -284,3 +284,22 @@ def test_a_class_with_one_image_is_trained_on(packed: PackedDataset, pretrained:
     with np.load(tmp_path / "run" / "predictions.npz") as arrays:
         assert np.bincount(arrays["val_labels"], minlength=3).tolist() == [4, 8, 0]
     assert document(tmp_path / "run")["num_train"] == 108
+
+
+def test_a_finished_run_keeps_what_it_said_of_the_test_set(
+    packed: PackedDataset, other_photos: Path, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {name: value for name, value in tiny.items() if name != "recipe"}
+    config = FinetuneConfig(
+        data=packed.folder, out=tmp_path / "run", init=Path("none"), test=other_photos, recipe="px32", epochs=1, **flags
+    )
+    metrics = finetune(config)
+    before = json.loads((tmp_path / "run" / "run.json").read_text())
+
+    def looked(*_args: object) -> None:
+        raise AssertionError("evaluated again")
+
+    monkeypatch.setattr("training.finetune._Finetuning.predict", looked)
+    assert finetune(replace(config, resume=True)) == metrics
+    after = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (after["metrics"], after["started_at"]) == (before["metrics"], before["started_at"])

@@ -7,7 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,3 +116,47 @@ def test_a_signal_while_a_batch_is_awaited_is_not_lost(photos: Path, tmp_path: P
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         signal.signal(signal.SIGTERM, handler)
+
+
+def test_what_a_run_goes_on_with_takes_the_same_steps(photos: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
+    """Parts of a batch and processes may change, unless the batch itself would."""
+    run = config(photos, tmp_path / "run", tiny, feed="auto", epochs=1, batch_size=200)  # more than the 120 there are
+    pretrain(run)
+    with pytest.raises(TrainingError, match="--resume with other course: batch_size was 120 and is 119 now"):
+        pretrain(replace(run, accumulate=7, resume=True))
+    with pytest.raises(ValueError, match="--compile graphs does not go with --accumulate"):
+        replace(run, accumulate=2, compile="graphs")
+
+
+def test_a_packed_run_does_not_go_on_as_a_stream(photos: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
+    run = config(photos, tmp_path / "run", tiny, feed="auto", epochs=1)
+    pretrain(run)
+    with pytest.raises(TrainingError, match="--resume with other"):
+        pretrain(replace(run, feed="stream", resume=True))
+
+
+def test_other_images_than_were_packed_are_noticed_until_the_run_has_begun(
+    photos: Path, tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    mine = tmp_path / "photos"
+    shutil.copytree(photos, mine)
+    run = config(mine, tmp_path / "run", tiny, feed="auto", epochs=1)
+    with pytest.raises(ValueError, match="patch_size"):  # after packing
+        pretrain(replace(run, patch_size=5))
+    shutil.copy(next(photos.rglob("*.jpg")), mine / "red" / "new.jpg")
+    with pytest.raises(TrainingError, match=r"has other files now than .* was packed from; remove that to pack again"):
+        pretrain(run)
+    shutil.rmtree(tmp_path / "run")
+    pretrain(run)
+    (mine / "red" / "new.jpg").unlink()
+    pretrain(replace(run, resume=True))  # goes on with what it has
+
+
+def test_an_interrupted_pack_is_gone_on_with(
+    photos: Path, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its part of the disk is taken already."""
+    (tmp_path / "run" / "pack.partial").mkdir(parents=True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: _Usage(free=1))
+    out = pretrain(config(photos, tmp_path / "run", tiny, feed="auto", epochs=1))
+    assert (out / "pack" / "pack.json").exists()

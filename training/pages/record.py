@@ -83,12 +83,8 @@ class Record:
             raise TrainingError(f"{path} is damaged: {e}") from e
 
     def command(self) -> str:
-        """What repeats the run: its own command line where it was kept, else one that sets every flag."""
-        argv = self.document.get("argv")
-        module = f"python -m training.{self.kind}"
-        if isinstance(argv, list) and argv:
-            return shlex.join([*module.split(), *map(str, argv[1:])])
-        return command_line(module, self.config)
+        """What repeats the run, with every flag."""
+        return command_line(f"python -m training.{self.kind}", self.config)
 
 
 def read_record(folder: Path) -> Record:
@@ -125,10 +121,10 @@ def command_line(command: str, config: Mapping[str, Any]) -> str:
 
 def _flags(name: str, value: object) -> list[str]:
     flag = f"--{name.replace('_', '-')}"
-    if value is None or value is False or name == "resume" or value in ([], ()):
+    if value is None or name == "resume" or value in ([], ()):
         return []
-    if value is True:
-        return [flag]
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{name.replace('_', '-')}"]
     if isinstance(value, list | tuple):
         return [flag, *(shlex.quote(str(v)) for v in _flat(value))]
     return [flag, shlex.quote(str(value))]

@@ -20,7 +20,6 @@ from training.errors import TrainingError
 from training.features import write_features
 from training.finetune import FinetuneConfig, finetune
 from training.packed import PackedDataset
-from training.pages.record import read_record
 from training.pretrain import PretrainConfig
 from training.probe import ProbeConfig, probe
 from training.report import write_report
@@ -241,11 +240,6 @@ def test_the_command_gives_the_very_configuration_again(
     monkeypatch.setattr("sys.argv", command[2:])
     again = json.loads(json.dumps(asdict(parse(PretrainConfig, "training.pretrain")), default=str))
     assert again == json.loads((run / "run.json").read_text())["config"]
-
-
-def test_the_command_line_that_was_kept_is_shown_as_it_was(run: Path) -> None:
-    change(run, argv=["/somewhere/pretrain.py", "--data", "my photos", "--out", "run"])
-    assert read_record(run).command() == "python -m training.pretrain --data 'my photos' --out run"
 
 
 def test_names_are_not_markup(run: Path, read_page: Read) -> None:
