@@ -152,24 +152,38 @@ def test_another_setting_in_the_same_folder_is_refused(config: CompareConfig) ->
 def test_a_failed_run_is_shown_and_the_others_go_on(
     config: CompareConfig, tmp_path: Path, read_page: Read, command: Callable[..., Any]
 ) -> None:
-    """A fraction that leaves one image per class, so that none can be held out, among fractions that do not."""
-    run = config.out / "runs" / "pretrained"
+    """One whose folder is damaged, among others that are not."""
+    run, out = config.out / "runs" / "pretrained", tmp_path / "out"
+    damaged = out / "runs" / "scratch-0.2-seed0-blr0.001"
+    damaged.mkdir(parents=True)
+    (damaged / "checkpoint.pt").write_text("no checkpoint")
     arguments = [
-        "--data", config.out / "pack", "--test", config.out / "pack-test", "--init", run, "--out", tmp_path / "out",
-        "--fractions", 0.01, 0.2, "--seeds", 0, "--blrs", 1e-3, "--epochs", 1, "--batch-size", 8,
+        "--data", config.out / "pack", "--test", config.out / "pack-test", "--init", run, "--out", out,
+        "--fractions", 0.2, 0.3, "--seeds", 0, "--blrs", 1e-3, "--epochs", 1, "--batch-size", 8,
         "--finetune-set", "finetune-recipe=plain",
     ]  # fmt: skip
     outcome = command("training.compare", *arguments)
     assert outcome.status == 2
-    assert "failed: scratch-0.01-seed0-blr0.001: no class has two images" in outcome.out
+    assert f"failed: scratch-0.2-seed0-blr0.001: {damaged / 'checkpoint.pt'} is damaged" in outcome.out
     assert "Traceback" not in outcome.err
-    assert outcome.out.splitlines()[-1] == str(tmp_path / "out" / "compare.html")
-    page = read_page(tmp_path / "out" / "compare.html")
-    assert page.tables[0][1][:3] == ["1 %", "\N{EN DASH}", "\N{EN DASH}"]
-    assert page.tables[0][2][1].endswith(" %")
-    assert "Failed: pretrained-0.01-seed0-blr0.001: no class has two images" in page.sections["result"]
-    assert page.verdict.endswith("Failed runs: 3.")  # two arms and a probe
-    assert json.loads((tmp_path / "out" / "compare.json").read_text())["status"] == "failed"
+    assert outcome.out.splitlines()[-1] == str(out / "compare.html")
+    page = read_page(out / "compare.html")
+    assert page.tables[0][1][0] == "20 %"
+    assert page.tables[0][1][1].endswith(" %")
+    assert page.tables[0][1][2] == "\N{EN DASH}"
+    assert all(cell.endswith(" %") for cell in page.tables[0][2][1:3])
+    assert "Failed: scratch-0.2-seed0-blr0.001: " in page.sections["result"]
+    assert page.verdict.endswith("Failed runs: 1.")
+    assert json.loads((out / "compare.json").read_text())["status"] == "failed"
+
+
+def test_a_fraction_that_leaves_nothing_to_hold_out_is_refused_before_the_pretraining(
+    config: CompareConfig, tmp_path: Path
+) -> None:
+    few = replace(config, out=tmp_path / "out", fractions=(1.0, 0.01))
+    with pytest.raises(TrainingError, match="no class has two images, so none can be held out"):
+        compare(few)
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 def test_a_stop_keeps_what_is_done_and_the_same_call_ends_with_the_same_weights(
