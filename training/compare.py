@@ -105,6 +105,7 @@ class _Comparison:
         self.config, self.plan = config, plan_for(config.plan, config)
         self.device = pick_device(config.device)
         self.experiment = Experiment(config.out, asdict(config) | asdict(self.plan), _FREE)
+        self.circumstances = circumstances()  # of this start
         self.shared: dict[str, Any] = {
             "precision": config.precision, "device": config.device, "checkpoint_minutes": config.checkpoint_minutes,
         }  # fmt: skip
@@ -147,7 +148,7 @@ class _Comparison:
             "command": command_line("python -m training.compare", asdict(self.config)),
             "config": json_ready(self.config),
             "plan": json_ready(self.plan),
-            **circumstances(),
+            **self.circumstances,
             "data": {"name": self.labeled.info.name, "num_images": len(self.labeled), "num_test": len(self.test)},
             "classes": list(self.classes),
             "pretraining": pretraining,

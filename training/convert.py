@@ -126,7 +126,10 @@ def resolve_init(init: Path, cache: Path) -> Path:
     if not is_foreign(init):
         return init
     if not (cache / RUN_FILE).is_file():
-        convert(ConvertConfig(source=init, out=cache))
+        try:
+            convert(ConvertConfig(source=init, out=cache))
+        except ValueError as e:
+            raise ValueError(f"{e}; flags about {init} go to python -m training.convert {init} --out RUN") from e
         return cache
     earlier = read_run(cache, "pretrain", "finetune").get("converted", {})
     if earlier.get("sha256") != file_sha256(weights_file(init)):

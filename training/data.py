@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from bundle.preprocess import center_crop
 from training.decode import default_channels, median_side
 from training.errors import TrainingError
 from training.pack import pack
-from training.packed import NO_LABEL, PACK_FILE, PackedDataset
+from training.packed import NO_LABEL, PACK_FILE, PackedDataset, PackInfo
 from training.recipes import choose_recipe
 from training.run import CHECKPOINT_FILE
 from training.sources import location, open_source
@@ -51,7 +52,8 @@ def open_data(
         )
     if channels is not None and info.channels != channels:
         raise TrainingError(
-            f"{packed.folder} holds {info.channels} channels, {channels} are needed; pack with --channels {channels}"
+            f"{packed.folder} holds {info.channels} channels, {channels} are needed; pack images with "
+            f"--channels {channels}, or pre-train on arrays of {info.channels}"
         )
     return packed
 
@@ -73,18 +75,36 @@ def open_images(
     seed: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    check: Callable[[PackInfo, int], None],
 ) -> PackedDataset | StreamingDataset:
     """What a run of `out` trains on: packed as by `open_data`, or streamed where that is asked for, or where the disk
     has no room for the pack. Raises TrainingError where the source cannot be used.
+
+    check: is told, before hours go into packing, what the pack will be, but for its statistics, and the images' own
+    shorter side in pixels; it raises where the run could not be.
     """
     folder = out / "stream"
     packed = (Path(data) / PACK_FILE).is_file() or (out / "pack").exists() or (out / "pack.partial").exists()
     begun = (folder / STREAM_FILE).is_file()
+    if not packed and not begun:
+        check(*_foreseen(data, size))
     if stream and (Path(data) / PACK_FILE).is_file():
         raise TrainingError(f"{data} is packed already; leave out --feed stream")
     if not (stream or begun) and (packed or _fits_disk(data, out, size)):
         return open_data(data, out / "pack", size=size)
     return open_stream(data, folder, size=size, seed=seed, rank=rank, world_size=world_size)
+
+
+def _foreseen(data: str | Path, size: tuple[int, int] | None) -> tuple[PackInfo, int]:
+    """A pack of this source as far as it is known before it is made, and the shorter side of its images."""
+    source = open_source(data)
+    side, channels = median_side(source), default_channels(source)
+    info = PackInfo(
+        name=source.name, source=location(data), size=size or choose_recipe(side).pack_size, channels=channels,
+        num_images=source.known_length or 0, num_corrupt=0, shards={}, classes=source.classes,
+        mean=(0.5,) * channels, std=(0.5,) * channels,
+    )  # fmt: skip
+    return info, side
 
 
 def _fits_disk(data: str | Path, out: Path, size: tuple[int, int] | None) -> bool:
@@ -132,7 +152,9 @@ def require_classes(packed: PackedDataset) -> tuple[str, ...]:
     """The class names. Raises TrainingError unless every image has a label of at least two classes."""
     classes = packed.info.classes
     if classes is None or len(classes) < 2:
-        raise TrainingError(f"{packed.info.source} has no labels: use one sub-folder per class, or a column 'label'")
+        raise TrainingError(
+            f"{packed.info.source} has no labels of two classes: use one sub-folder per class, or a column 'label'"
+        )
     if (missing := int((packed.labels == NO_LABEL).sum())) > 0:
         raise TrainingError(f"{missing} images of {packed.info.source} have no label; give every image one")
     return classes
@@ -148,6 +170,13 @@ def open_test(data: str | Path, out: Path, packed: PackedDataset, classes: tuple
 
 def split_labeled(packed: PackedDataset, label_fraction: float, val_fraction: float, seed: int) -> tuple[Ids, Ids]:
     """(training, validation): the labels that a run may use, and those of them that are held out."""
+    lone = np.flatnonzero(np.bincount(packed.labels) == 1)
+    if len(lone) > 0:
+        names = ", ".join((packed.info.classes or ())[i] for i in lone[:5].tolist())
+        raise TrainingError(
+            f"{packed.info.source}: a class with a single image cannot be learned and checked: {names}; give it a "
+            "second one or leave it out"
+        )
     rng = np.random.default_rng(seed)
     return split_validation(packed.labels, labeled_subset(packed.labels, label_fraction, rng), val_fraction, rng)
 

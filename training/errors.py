@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 from collections.abc import Callable
@@ -32,7 +33,11 @@ def run_command(command: Callable[[], None]) -> None:
     try:
         command()
     except Terminated as e:
-        print(e, file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one says it for all
+            print(e, file=sys.stderr)
+        sys.exit(EXIT_TERMINATED)
+    except KeyboardInterrupt:  # where nobody waits for it, as while images are packed
+        print("stopped; the same command goes on with what is there (--resume where a run had begun)", file=sys.stderr)
         sys.exit(EXIT_TERMINATED)
     except torch.OutOfMemoryError as e:
         _fail(f"the GPU's memory does not hold this: raise --accumulate, add --recompute or lower --batch-size ({e})")

@@ -94,6 +94,8 @@ def train(
     that is not finite.
     """
     first = _restore(run, parts)
+    if first and world.is_main:
+        print(f"going on after step {first} of {schedule.total_steps}", file=sys.stderr)
     meter = _Meter(first, parts.feed)
     saved_at = time.monotonic()
     with track(config.name, schedule.total_steps, done=first, quiet=not world.is_main) as bar, _stop_signals() as stop:
@@ -106,7 +108,7 @@ def train(
             if after_step is not None:
                 after_step(done)
             due = world.is_main and time.monotonic() - saved_at > 60 * config.checkpoint_minutes
-            log_now = world.is_main and (done == schedule.total_steps or meter.elapsed() >= LOG_EVERY_S)
+            log_now = done % config.steps_per_epoch == 0 or (world.is_main and meter.elapsed() >= LOG_EVERY_S)
             stopping, saving, logging = world.agree(stop(), due, log_now)
             # Before a save always: a row tells of a loss that is not finite, and no state of it is to be kept.
             if saving or stopping or logging:

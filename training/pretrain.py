@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from training.compute import ComputeFlags, global_batch
 from training.data import center_pixels, examples, open_images
 from training.device import autocast, precision_of
 from training.distributed import Strategy, World, distribute, is_main_process, join, whole
-from training.errors import run_command
+from training.errors import TrainingError, run_command
 from training.features import write_features
 from training.feed import Images, Plan, open_feed
 from training.flops import peak_flops, pretrain_flops
@@ -31,7 +32,7 @@ from training.logs import LogFlags
 from training.loop import LoopConfig, Parts, step_generator, train
 from training.objective import MaskedObjective, compiled
 from training.optim import Schedule, make_adamw
-from training.packed import PackedDataset, PackInfo
+from training.packed import CORRUPT_FILE, PackedDataset, PackInfo
 from training.picture import reconstruction_grid, save_picture
 from training.recipes import RECIPES, NetworkFlags, Recipe, Stages, recipe_for
 from training.report import write_report
@@ -110,7 +111,7 @@ def _pretrain(config: PretrainConfig, world: World) -> None:
     with world.main_first():
         images = open_images(
             config.data, config.out, size=size, stream=config.feed == "stream", seed=config.seed, rank=world.rank,
-            world_size=world.size,
+            world_size=world.size, check=partial(_check, config),
         )  # fmt: skip
         probe = open_probe(config, images, config.out / "pack-probe", world.device, config.precision)
     recipe = _resolve(config, images.info)
@@ -128,6 +129,18 @@ def _resolve(config: PretrainConfig, info: PackInfo) -> Recipe:
     if config.warmup_epochs is None:
         recipe = replace(recipe, warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 10))
     return recipe
+
+
+def _check(config: PretrainConfig, info: PackInfo, side: int) -> None:
+    """Raises TrainingError or ValueError for images of such a set that the network could not be trained on."""
+    recipe = _resolve(config, info)
+    network = recipe.network(info)
+    if side < recipe.patch_size:
+        raise TrainingError(
+            f"{info.name} holds images of {side} pixels, smaller than a patch of {recipe.patch_size}; choose a smaller "
+            "--patch-size"
+        )
+    num_keep(network.num_patches, recipe.mask_ratio)
 
 
 class _Pretraining:
@@ -189,11 +202,20 @@ class _Pretraining:
         model = self.whole_model()
         if self.world.is_main:
             save_model(model, config.out)
+            if isinstance(self.images, StreamingDataset):
+                self._tell_of_corrupt(self.images)
             run.describe(metrics={"reconstruction_loss": self.fixed_loss(model)})
             if config.report:
                 if isinstance(self.images, PackedDataset):
                     write_features(config.out, model.eval(), self.images, self.device)
                 write_report(config.out)
+
+    def _tell_of_corrupt(self, stream: StreamingDataset) -> None:
+        """What could not be read is known only once it was tried."""
+        if stream.corrupt:
+            report = self.config.out / "stream" / CORRUPT_FILE
+            print(f"{len(stream.corrupt)} of the images could not be read, see {report}", file=sys.stderr)
+        self.run.describe(data=data_fields(replace(stream.info, num_corrupt=len(stream.corrupt))))
 
     def summary(self) -> str:
         m, r, plan = self.model.config, self.recipe, self.plan

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 _LINE_EVERY_S = 30.0
+_WIDE = 130  # columns; on a narrower terminal the numbers are worth more than the bar
 
 
 class Bar:
@@ -45,8 +47,9 @@ def track(name: str, total: int, *, done: int = 0, quiet: bool = False) -> Itera
         yield Bar(name, total, done, None, quiet=quiet)
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}"), *([BarColumn()] if console.width >= _WIDE else []), MofNCompleteColumn(),
+        TimeElapsedColumn(), TextColumn("and"), TimeRemainingColumn(), TextColumn("left"),
+        TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
         yield Bar(name, total, done, progress)

@@ -115,6 +115,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     with stoppable():
         pick_device(config.device)  # raises before anything is done
         experiment = Experiment(config.out, asdict(config), _FREE)
+        began = circumstances()
         size = None if config.recipe is None else RECIPES[config.recipe].pack_size
         packed = open_data(config.data, config.out / "pack", size=size)
         labeled = _labeled(config, packed)
@@ -123,7 +124,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
             "status": "failed" if experiment.failed else "finished",
             "command": command_line("python -m training.sweep", asdict(config)),
             "config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
-            **circumstances(),
+            **began,
             "data": {"name": packed.info.name, "num_images": len(packed)},
             "axes": config.varied, "cells": cells, "probed": labeled is not None,
             "failed": [{"name": o.name, "error": o.error} for o in experiment.failed],

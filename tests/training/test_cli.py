@@ -62,7 +62,10 @@ FINETUNE = [
     ("--data {pack} --init {missing}", "missing has no model.json; is it the --out of a finished training run?"),
     ("--data {pack} --init {finetuned}", "finetuned holds a Classifier, not a pre-trained Masked Autoencoder"),
     ("--data {pack} --init {probed}", "probed holds a LinearHead, not a pre-trained Masked Autoencoder"),
-    ("--data {unlabeled} --init {run}", "red has no labels: use one sub-folder per class, or a column 'label'"),
+    (
+        "--data {unlabeled} --init {run}",
+        "red has no labels of two classes: use one sub-folder per class, or",
+    ),
     ("--data {unlabeled} --init none", "red has no labels"),
     ("--data {pack} --init {run} --test {animals}", "animals has other classes than the training set"),
     ("--data {pack} --init {run} --test {unlabeled}", "red has no labels"),

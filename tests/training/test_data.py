@@ -52,7 +52,7 @@ def test_a_pack_of_other_data_is_not_taken_for_these(photos: Path, other_photos:
 def test_a_pack_of_another_size_or_channels_is_refused(packed: PackedDataset, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"holds images of \(32, 32\), \(64, 64\) are needed; pack with --size 64"):
         open_data(packed.folder, tmp_path / "cache", size=(64, 64))
-    with pytest.raises(TrainingError, match="holds 3 channels, 1 are needed; pack with --channels 1"):
+    with pytest.raises(TrainingError, match="holds 3 channels, 1 are needed; pack images with --channels 1"):
         open_data(packed.folder, tmp_path / "cache", channels=1)
 
 
@@ -88,7 +88,7 @@ def test_evaluation_refuses_a_smaller_pack(packed: PackedDataset) -> None:
 def test_classes_need_labels(packed: PackedDataset, photos: Path, tmp_path: Path) -> None:
     assert require_classes(packed) == ("blue", "green", "red")
     unlabeled = pack(photos / "red", tmp_path / "out")
-    with pytest.raises(TrainingError, match="red has no labels: use one sub-folder per class, or a column 'label'"):
+    with pytest.raises(TrainingError, match="red has no labels of two classes: use one sub-folder per class, or"):
         require_classes(unlabeled)
 
 

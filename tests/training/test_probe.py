@@ -190,17 +190,13 @@ def test_labels_may_be_few(packed: PackedDataset, pretrained: Path, tmp_path: Pa
     assert metrics["knn_k"] in (1, 5)
 
 
-def test_a_class_of_one_image_is_learned_from(photos: Path, pretrained: Path, tmp_path: Path) -> None:
-    """It has no image to hold out, and still is one of the classes."""
+def test_a_class_of_one_image_is_refused(photos: Path, pretrained: Path, tmp_path: Path) -> None:
     for label, count in (("red", 10), ("green", 10), ("blue", 1)):
         (tmp_path / "photos" / label).mkdir(parents=True)
         for file in sorted((photos / label).iterdir())[:count]:
             (tmp_path / "photos" / label / file.name).write_bytes(file.read_bytes())
-    probe(ProbeConfig(data=tmp_path / "photos", init=pretrained, out=tmp_path / "run"))
-    predictions = np.load(tmp_path / "run" / "predictions.npz")
-    assert predictions["val_logits"].shape == (2, 3)
-    assert sorted(predictions["val_labels"]) == [1, 2]  # green and red
-    assert document_of(tmp_path / "run")["num_train"] == 19
+    with pytest.raises(TrainingError, match="a class with a single image cannot be learned and checked: blue; give it"):
+        probe(ProbeConfig(data=tmp_path / "photos", init=pretrained, out=tmp_path / "run"))
 
 
 def test_more_neighbours_than_images_are_an_error(packed: PackedDataset, pretrained: Path, tmp_path: Path) -> None:

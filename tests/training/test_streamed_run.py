@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from PIL import Image
 
 from training.compute import ComputeFlags
 from training.errors import Terminated, TrainingError
@@ -141,8 +142,8 @@ def test_other_images_than_were_packed_are_noticed_until_the_run_has_begun(
     mine = tmp_path / "photos"
     shutil.copytree(photos, mine)
     run = config(mine, tmp_path / "run", tiny, feed="auto", epochs=1)
-    with pytest.raises(ValueError, match="patch_size"):  # after packing
-        pretrain(replace(run, patch_size=5))
+    with pytest.raises(ValueError, match="warm-up"):  # after packing
+        pretrain(replace(run, warmup_epochs=50.0))
     shutil.copy(next(photos.rglob("*.jpg")), mine / "red" / "new.jpg")
     with pytest.raises(TrainingError, match=r"has other files now than .* was packed from; remove that to pack again"):
         pretrain(run)
@@ -160,3 +161,29 @@ def test_an_interrupted_pack_is_gone_on_with(
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: _Usage(free=1))
     out = pretrain(config(photos, tmp_path / "run", tiny, feed="auto", epochs=1))
     assert (out / "pack" / "pack.json").exists()
+
+
+def test_a_network_that_cannot_be_is_refused_before_hours_of_packing(
+    photos: Path, tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    run = config(photos, tmp_path / "run", tiny, feed="auto")
+    (tmp_path / "icons").mkdir()
+    Image.new("RGB", (6, 6)).save(tmp_path / "icons" / "dot.png")
+    with pytest.raises(TrainingError, match="holds images of 6 pixels, smaller than a patch of 8; choose a smaller"):
+        pretrain(replace(run, data=tmp_path / "icons"))
+    for wrong in ({"patch_size": 5}, {"mask_ratio": 0.99}):
+        with pytest.raises(ValueError, match=r"patch_size|mask_ratio"):
+            pretrain(replace(run, **wrong))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stream_says_in_the_end_what_it_could_not_read(
+    photos: Path, tmp_path: Path, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "photos"
+    shutil.copytree(photos, mine)
+    broken = next(mine.rglob("*.jpg"))
+    broken.write_bytes(broken.read_bytes()[:200])
+    out = pretrain(config(mine, tmp_path / "run", tiny, epochs=1))
+    assert f"1 of the images could not be read, see {out / 'stream' / 'corrupt.jsonl'}" in capsys.readouterr().err
+    assert json.loads((out / "run.json").read_text())["data"]["num_corrupt"] == 1

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from training.errors import TrainingError
 from training.experiments import RUNS, read_json
 from training.pages.figures import Bars, Line, bar_figure, heat_figure, line_figure, png
-from training.pages.pieces import NOTHING, configuration, number, open_picture, percent, seconds, surroundings
+from training.pages.pieces import BORROWED, NOTHING, configuration, number, open_picture, percent, seconds, surroundings
 from training.pages.record import PICTURES
 from training.pages.render import (
     Block,
@@ -181,7 +181,7 @@ def _reconstructions(document: Document, folder: Path) -> list[Block]:
             alt = f"Reconstructions with {_values(cell)}: image, visible part, reconstruction"
             shown.append(picture(found, alt, _values(cell), max_width=280))
     blocks: list[Block] = [
-        Text("After the last epoch: the image, what the network sees of it, and what it makes of that.", "soft")
+        Text(f"After the last epoch: the image, its visible part, and what was made of that. {BORROWED}", "soft")
     ]
     blocks += [Group(shown, "pictures")] if shown else []
     blocks += [missing(f"There is no picture of {name}.") for name in without]

@@ -92,10 +92,17 @@ def reconstructions(record: Record) -> list[Block]:
         epoch = file.stem.removeprefix("epoch-").lstrip("0") or "0"
         alt = f"Reconstructions after epoch {epoch}: each row an image, its visible part, and what was made of that"
         shown.append(picture(found, alt, f"epoch {epoch}"))
-    blocks: list[Block] = [Text("Each row: the image, what the network sees of it, and what it makes of that.", "soft")]
+    caption = f"Each row: the image, what the network sees of it, and what it makes of that. {BORROWED}"
+    blocks: list[Block] = [Text(caption, "soft")]
     if shown:
         blocks.append(Group(shown, "pictures"))
     return [*blocks, *(missing(f"{name} cannot be read.") for name in unreadable)]
+
+
+BORROWED = (
+    "Where the target is normalized, hidden patches have the brightness and contrast of the original: the network "
+    "predicts their pattern alone, as in the paper."
+)
 
 
 def open_picture(file: Path) -> Image.Image | None:
