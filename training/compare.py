@@ -27,7 +27,7 @@ from training.data import open_data, open_test, require_classes, split_labeled
 from training.device import PrecisionName, pick_device
 from training.errors import EXIT_USAGE, TrainingError, run_command
 from training.experiments import Experiment, Outcome, assignments, steps_of, stoppable, write_json
-from training.features import labeled_sample, map_features, write_arrays
+from training.features import labeled_sample, map_features
 from training.finetune import FinetuneConfig, finetune
 from training.finetune_recipes import choose_finetune_recipe
 from training.packed import PackedDataset
@@ -38,7 +38,7 @@ from training.plans import Plan, PlanFlags, PlanName, plan_for
 from training.pretrain import PretrainConfig, pretrain
 from training.probe import ProbeConfig, probe
 from training.recipes import RECIPES, NetworkFlags
-from training.run import circumstances, read_run
+from training.run import circumstances, read_run, write_arrays
 
 Arm = Literal["pretrained", "scratch"]
 ARMS: tuple[Arm, ...] = ("pretrained", "scratch")

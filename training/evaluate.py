@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from training.data import Ids, center_batch
 from training.packed import PackedDataset
 from training.progress import track
-from training.run import write_atomic
+from training.run import write_arrays
 
 BATCH = 256
 PREDICTIONS_FILE = "predictions.npz"
@@ -78,6 +77,4 @@ class Predictions(NamedTuple):
 def write_predictions(folder: Path, predictions: Mapping[str, Predictions]) -> None:
     """`predictions.npz`: `{name}_logits` f32 [N, classes] and `{name}_labels` i64 [N] for each name."""
     arrays = {f"{name}_{field}": np.asarray(v) for name, p in predictions.items() for field, v in p._asdict().items()}
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type, unused-ignore]
-    write_atomic(folder / PREDICTIONS_FILE, buffer.getvalue())
+    write_arrays(folder / PREDICTIONS_FILE, arrays)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from training.data import Ids
 from training.packed import NO_LABEL, PackedDataset
 from training.pages.record import FEATURES_FILE
 from training.probe import extract
-from training.run import write_atomic
+from training.run import write_arrays
 from training.tsne import sample_points, tsne
 
 _MIN_IMAGES = 8  # fewer make no map
@@ -48,11 +46,3 @@ def map_features(
     """The mean-pooled features of these images by t-SNE: f32 [N, 2]."""
     features: NDArray[np.float32] = extract(model.to(device), ("mean",), packed, ids, device).numpy()
     return tsne(features, seed)
-
-
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Path:
-    """An .npz that is whole or not there."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type,unused-ignore]
-    write_atomic(path, buffer.getvalue())
-    return path

@@ -117,9 +117,7 @@ class Run:
         """Write an .npz file; its path."""
         path = self.out / name
         if self._writes:
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, **arrays)
-            write_atomic(path, buffer.getvalue())
+            write_arrays(path, arrays)
         return path
 
     def load_state(self) -> dict[str, Any] | None:
@@ -171,6 +169,14 @@ def write_atomic(path: Path, data: bytes) -> None:
         f.flush()
         os.fsync(f.fileno())
     temporary.replace(path)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> Path:
+    """An .npz that is whole or not there."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomic(path, buffer.getvalue())
+    return path
 
 
 def read_run(folder: Path, *kinds: Kind) -> dict[str, Any]:
