@@ -87,10 +87,12 @@ def open_images(
     packed = (Path(data) / PACK_FILE).is_file() or (out / "pack").exists() or (out / "pack.partial").exists()
     begun = (folder / STREAM_FILE).is_file()
     if not packed and not begun:
-        check(*_foreseen(data, size))
+        foreseen, side = _foreseen(data, size)
+        check(foreseen, side)
+        stream = stream or not _fits_disk(foreseen, out)
     if stream and (Path(data) / PACK_FILE).is_file():
         raise TrainingError(f"{data} is packed already; leave out --feed stream")
-    if not (stream or begun) and (packed or _fits_disk(data, out, size)):
+    if not (stream or begun):
         return open_data(data, out / "pack", size=size)
     return open_stream(data, folder, size=size, seed=seed, rank=rank, world_size=world_size)
 
@@ -107,13 +109,9 @@ def _foreseen(data: str | Path, size: tuple[int, int] | None) -> tuple[PackInfo,
     return info, side
 
 
-def _fits_disk(data: str | Path, out: Path, size: tuple[int, int] | None) -> bool:
-    """Whether the pack of as many images as there are would leave a tenth of the free space. Says so where not."""
-    source = open_source(data)
-    if source.known_length is None:
-        return True
-    height, width = size or choose_recipe(median_side(source)).pack_size
-    needed = source.known_length * height * width * default_channels(source)
+def _fits_disk(pack: PackInfo, out: Path) -> bool:
+    """Whether a pack of as many images as are known of would leave a tenth of the free space. Says so where not."""
+    needed = pack.num_images * pack.size[0] * pack.size[1] * pack.channels
     existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if needed <= 0.9 * free:
