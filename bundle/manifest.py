@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 knew neither variants beside fp32 nor parity on real images; it is read as before
 MANIFEST_FILE = "manifest.json"
 LABELS_FILE = "labels.json"
 GOLDEN_FILE = "golden.npz"
@@ -100,18 +100,56 @@ class TensorSpec(_Strict):
 
 
 class GraphSpec(_Strict):
+    """`weights`: the file beside a graph's own that holds its weights, where they are too large for one file.
+
+    `quantization`: how int8 came about. "dynamic" measures the scales of activations at every call; "static" took them
+    from calibration images and has them in the graph, as QuantizeLinear and DequantizeLinear.
+    """
+
     files: dict[Precision, FileName]
+    weights: dict[Precision, FileName] = {}
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     opset: PositiveInt
+    quantization: Literal["dynamic", "static"] | None = None
+
+    @model_validator(mode="after")
+    def _has_fp32(self) -> GraphSpec:
+        if "fp32" not in self.files:
+            raise ValueError("files must contain 'fp32'")
+        if ("int8" in self.files) != (self.quantization is not None):
+            raise ValueError("quantization must be set exactly when there is an int8 file")
+        if not set(self.weights) <= set(self.files):
+            raise ValueError(f"weights of {sorted(set(self.weights) - set(self.files))} belong to no file")
+        return self
+
+
+class ImageParity(_Strict):
+    """How far a graph's outputs lay from torch's on real images. `top1_agreement`: share of equal first classes, for
+    graphs that give logits.
+    """
+
+    num_images: PositiveInt
+    max_abs: Annotated[float, Field(ge=0)]
+    cosine_min: float
+    cosine_mean: float
+    top1_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class Parity(_Strict):
-    """How far a graph's outputs lay from torch's at export: greatest absolute difference, least cosine, tolerance."""
+    """How far a graph's outputs lay from torch's at export, over all outputs and images.
+
+    `max_abs`, `cosine_min`, `cosine_mean`: on the golden inputs and other made-up ones; `images`: on real ones, where
+    the export had some. A runtime that serves the graph must stay within `tolerance` (absolute) on the golden inputs
+    and, where it is set, at or above `min_cosine`.
+    """
 
     max_abs: Annotated[float, Field(ge=0)]
     cosine_min: float
+    cosine_mean: float | None = None
     tolerance: Annotated[float, Field(gt=0)]
+    min_cosine: float | None = None
+    images: ImageParity | None = None
 
 
 class Provenance(_Strict):
@@ -129,7 +167,7 @@ NAME_PATTERN = r"^[A-Za-z0-9._-]{1,100}$"
 
 
 class Manifest(_Strict):
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
     created_at: datetime
     model: ModelSpec
@@ -155,7 +193,7 @@ class Manifest(_Strict):
             raise ValueError(f"preprocess.crop {self.preprocess.crop} differs from image_size {self.model.image_size}")
         if not len(self.preprocess.mean) == len(self.preprocess.std) == self.model.channels:
             raise ValueError(f"preprocess.mean and .std must have {self.model.channels} values each")
-        missing = {f for g in self.graphs.values() for f in g.files.values()} - set(self.files)
+        missing = {f for g in self.graphs.values() for f in (*g.files.values(), *g.weights.values())} - set(self.files)
         if missing:
             raise ValueError(f"graphs name files without a sha256: {sorted(missing)}")
         return self

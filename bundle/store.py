@@ -41,6 +41,14 @@ class Bundle:
             raise BundleError(f"{self.path}: no {precision} {graph} graph; there are {', '.join(spec.files)}")
         return self.path / spec.files[precision]
 
+    def nearest(self, graph: GraphName, precision: Precision) -> Precision:
+        """What `graph` runs in where the bundle is served in `precision`: that, or fp32 where the export left it so.
+
+        BundleError if the encoder does not come in `precision`: then no graph is served in it.
+        """
+        self.graph_file("encoder", precision)
+        return precision if precision in self.manifest.graphs[graph].files else "fp32"
+
     def golden(self) -> dict[str, NDArray[Any]]:
         """Inputs and fp32 outputs of every graph, under "<graph>.in.<name>" and "<graph>.out.<name>".
 

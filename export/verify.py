@@ -18,6 +18,7 @@ from bundle.masking import num_keep
 from export.errors import ParityError
 from export.plan import GraphPlan
 from mae.config import MAEConfig
+from runtime.agreement import cosines
 from runtime.base import Arrays
 from runtime.onnx import load_session
 
@@ -54,7 +55,7 @@ def verify(plan: GraphPlan, model: bytes, cases: Sequence[Case]) -> Parity:
         for name, actual in zip(names, outputs, strict=True):
             max_abs = _worst(max_abs, _difference(plan.name, name, actual, expected[name]))
             scale = max(scale, float(np.abs(expected[name]).max()))
-            cosine_min = min(cosine_min, _cosine_min(actual, expected[name]))
+            cosine_min = min(cosine_min, float(cosines(actual, expected[name]).min()))
     # A head that was never trained answers 0 to everything; the tolerance must still be a number above it.
     tolerance = max(RELATIVE_TOLERANCE * scale, 1e-12)
     if not max_abs <= tolerance:  # so, and not `>`: a NaN is no agreement
@@ -107,11 +108,3 @@ def _difference(graph: str, name: str, actual: NDArray[Any], expected: NDArray[A
 def _worst(a: float, b: float) -> float:
     """max() that does not lose a NaN."""
     return float(np.maximum(a, b))
-
-
-def _cosine_min(actual: NDArray[Any], expected: NDArray[Any]) -> float:
-    """The least cosine between an image's output and what it should be; 1 where both are 0."""
-    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (actual, expected))
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    dots = (a * b).sum(axis=1)
-    return float(np.where(norms > 0, dots / np.where(norms > 0, norms, 1), (a == b).all(axis=1)).min())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
-from bundle.manifest import GraphName, Precision
+from bundle.manifest import GraphName
 
+# What is computed in. A bundle brings fp32, fp16 and int8 graphs; bf16 is an fp32 graph on a device that rounds.
+ServedPrecision = Literal["fp32", "bf16", "fp16", "int8"]
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -17,9 +19,10 @@ class Runtime(Protocol):
 
     name: str  # "onnxruntime", "fake", ...
     device: str  # "cpu", "cuda:0"
-    precision: Precision
+    precision: ServedPrecision
     lanes: int  # how many calls may run at once: CPU cores in use, or 1 for a GPU
     max_batch: int  # images per call that the device likes best; a few on a CPU, where more gain nothing
+    details: Mapping[str, str | int]  # for /info and the log: the engine's version, its threads, its provider, ...
 
     def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run one graph. Inputs and outputs are those that the manifest lists, by name; N is the first axis of each.

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.errors import InferenceError
-from bundle.manifest import GraphName, Manifest, Precision
+from bundle.manifest import GraphName, Manifest
 from bundle.store import Bundle
-from runtime.base import Arrays
+from runtime.base import Arrays, ServedPrecision
 from runtime.specs import check_inputs, output_shape
 
 Poison = Callable[[NDArray[Any]], bool]
@@ -41,7 +41,8 @@ class FakeRuntime:
         fail_on: Poison | None = None,
     ) -> None:
         self.manifest = source.manifest if isinstance(source, Bundle) else source
-        self.precision: Precision = "fp32"
+        self.precision: ServedPrecision = "fp32"
+        self.details: Mapping[str, str | int] = {}
         self.lanes = lanes
         self.max_batch = max_batch
         self.latency_ms = latency_ms

@@ -6,7 +6,6 @@ beat one session with more threads. ONNX Runtime lets threads share a session an
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,13 @@ from numpy.typing import NDArray
 from bundle.errors import InferenceError, OutOfMemory, RuntimeUnavailable
 from bundle.manifest import GraphName, Precision
 from bundle.store import Bundle
-from runtime.base import Arrays
+from runtime.base import Arrays, ServedPrecision
 from runtime.cores import usable_cores
 from runtime.specs import check_inputs
+from runtime.telemetry import silence
 
-# Its Linux wheels report their use over the network from the import on, unless told not to: nothing leaves the machine.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-import onnxruntime as ort
+silence()
+import onnxruntime as ort  # noqa: E402 - it reads the variable when it is imported
 
 _SEVERITY_ERROR = 3  # ONNX Runtime's scale: 2 would print its warnings about the machine on every start
 _NO_MEMORY = ("Failed to allocate memory", "bad_alloc")  # its arena's words, and C++'s own
@@ -42,10 +40,13 @@ class OnnxRuntime:
     def __init__(self, bundle: Bundle, precision: Precision = "fp32", lanes: int | None = None) -> None:
         if lanes is not None and lanes < 1:
             raise ValueError(f"lanes must be at least 1, got {lanes}")
-        self.precision = precision
+        self.precision: ServedPrecision = precision
         self.lanes = usable_cores() if lanes is None else lanes
+        self.details: Mapping[str, str | int] = {"version": ort.__version__, "threads_per_lane": 1}
         self._specs = bundle.manifest.graphs
-        self._sessions = {graph: load_session(bundle.graph_file(graph, precision)) for graph in self._specs}
+        self._sessions = {
+            graph: load_session(bundle.graph_file(graph, bundle.nearest(graph, precision))) for graph in self._specs
+        }
 
     def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """As Runtime.run; a closed runtime raises InferenceError, a call that memory does not hold OutOfMemory."""

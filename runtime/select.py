@@ -1,33 +1,164 @@
-"""From a name to a running engine."""
+"""From names to a running engine: `choose` decides, `open_runtime` loads."""
 
 from __future__ import annotations
 
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from bundle.errors import RuntimeUnavailable
-from bundle.manifest import Precision
+from bundle.manifest import GraphSpec, Manifest
 from bundle.store import Bundle
-from runtime.base import Runtime
+from runtime.base import Runtime, ServedPrecision
+from runtime.machine import EngineName, Machine, survey
 
-RuntimeName = Literal["auto", "onnxruntime", "fake"]
+RuntimeName = Literal["auto", "onnxruntime", "onnxruntime-tensorrt", "openvino", "tensorrt", "fake"]
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?)$"
+
+log = logging.getLogger(__name__)
+
+_INSTALL = {
+    "onnxruntime": "pip install onnxruntime",
+    "onnxruntime-cuda": "pip uninstall onnxruntime; pip install onnxruntime-gpu",  # both own the same files
+    "onnxruntime-tensorrt": "pip uninstall onnxruntime; pip install onnxruntime-gpu, and TensorRT 10",
+    "openvino": "pip install 'maeve[openvino]'",
+    "tensorrt": "pip install 'maeve[tensorrt]'",
+}
+_ON_GPU: frozenset[EngineName] = frozenset({"onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt"})
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`gpu`: the index of the GPU, None for the CPU."""
+
+    engine: EngineName
+    gpu: int | None
+    precision: ServedPrecision
 
 
 def open_runtime(
-    bundle: Bundle, name: RuntimeName = "auto", *, precision: Precision = "fp32", lanes: int | None = None
+    bundle: Bundle,
+    name: RuntimeName = "auto",
+    *,
+    device: str = "auto",
+    precision: PrecisionName = "auto",
+    lanes: int | None = None,
+    engine_cache: Path | None = None,
 ) -> Runtime:
-    """Load the bundle's graphs. "auto" is the best engine for this machine: today ONNX Runtime on the CPU.
+    """Load the bundle's graphs on `device`: "auto", "cpu", "cuda" or "cuda:1".
 
-    RuntimeUnavailable if the engine is not installed or refuses a graph, BundleError if a graph lacks the precision.
+    `engine_cache`: where TensorRT keeps its engines; None is the user's cache folder. RuntimeUnavailable if the engine
+    or the device is not there or refuses a graph, BundleError if the bundle lacks the precision. What is asked for is
+    what runs: only "auto" chooses.
     """
-    match name:
-        case "fake":
-            from runtime.fake import FakeRuntime
+    if name == "fake":
+        from runtime.fake import FakeRuntime
 
-            return FakeRuntime(bundle, lanes=lanes or 1)
-        case "auto" | "onnxruntime":
-            try:
-                from runtime.onnx import OnnxRuntime
-            except ImportError as e:
-                raise RuntimeUnavailable(f"ONNX Runtime is not installed: {e}; pip install onnxruntime") from e
-            return OnnxRuntime(bundle, precision, lanes)
-    raise RuntimeUnavailable(f"no runtime is called {name!r}; there are {', '.join(get_args(RuntimeName))}")
+        return FakeRuntime(bundle, lanes=lanes or 1)
+    choice = choose(bundle.manifest, name, device=device, precision=precision, machine=survey())
+    return _open(bundle, choice, lanes, engine_cache)
+
+
+def choose(manifest: Manifest, name: RuntimeName, *, device: str, precision: PrecisionName, machine: Machine) -> Choice:
+    """The best of what is there, within what is asked for. Raises as `open_runtime`."""
+    if name not in get_args(RuntimeName):
+        raise RuntimeUnavailable(f"no runtime is called {name!r}; there are {', '.join(get_args(RuntimeName))}")
+    gpu = _gpu(name, device, machine)
+    if gpu is None:
+        return _on_cpu(manifest, name, precision, machine)
+    engine = _gpu_engine(name, precision, machine)
+    if precision == "bf16":
+        raise RuntimeUnavailable("bf16 is computed on CPUs alone, by OpenVINO; use fp16 on a GPU")
+    variants = manifest.graphs["encoder"].files
+    return Choice(engine, gpu, ("fp16" if "fp16" in variants else "fp32") if precision == "auto" else precision)
+
+
+def _gpu(name: RuntimeName, device: str, machine: Machine) -> int | None:
+    """The index of the GPU to use. A GPU that is asked for and not there is an error, never the CPU instead."""
+    if not re.fullmatch(DEVICE_PATTERN, device):
+        raise RuntimeUnavailable(f"no device is called {device!r}; there are auto, cpu, cuda, cuda:0, cuda:1, ...")
+    needs_gpu = name in ("tensorrt", "onnxruntime-tensorrt")
+    if device == "cpu" and needs_gpu:
+        raise RuntimeUnavailable(f"{name} runs on GPUs alone; use device cuda, or another runtime")
+    if device.startswith("cuda") and name == "openvino":
+        raise RuntimeUnavailable("openvino runs on CPUs here; use device cpu, or runtime onnxruntime or tensorrt")
+    if device.startswith("cuda") or needs_gpu:
+        index = int(device.partition(":")[2] or 0)
+        if index >= machine.gpus:
+            there = f"{machine.gpus} NVIDIA GPUs, counted from 0" if machine.gpus else "no NVIDIA GPU"
+            raise RuntimeUnavailable(
+                f"{device if device != 'auto' else name} was asked for, and CUDA finds {there}; "
+                f"check nvidia-smi and CUDA_VISIBLE_DEVICES, or use device cpu"
+            )
+        return index
+    if device == "cpu" or name == "openvino" or not machine.gpus:
+        return None
+    if machine.engines & _ON_GPU:
+        return 0
+    log.warning(
+        "there is a GPU, and nothing installed here runs on it, so the CPU computes; %s, or say device cpu",
+        _INSTALL["onnxruntime-cuda"],
+    )
+    return None
+
+
+def _gpu_engine(name: RuntimeName, precision: PrecisionName, machine: Machine) -> EngineName:
+    if name == "auto":
+        # TensorRT has no kernels for int8 whose scales are measured at every call; ONNX Runtime runs any graph.
+        wanted: EngineName = "tensorrt" if "tensorrt" in machine.engines and precision != "int8" else "onnxruntime-cuda"
+    else:
+        wanted = "onnxruntime-cuda" if name == "onnxruntime" else name  # type: ignore[assignment]
+    return _installed(wanted, machine)
+
+
+def _on_cpu(manifest: Manifest, name: RuntimeName, precision: PrecisionName, machine: Machine) -> Choice:
+    encoder = manifest.graphs["encoder"]
+    served = _best_on_cpu(encoder, name, machine) if precision == "auto" else precision
+    if served == "bf16":
+        if name == "onnxruntime":
+            raise RuntimeUnavailable("ONNX Runtime does not compute in bf16 on CPUs; use runtime openvino, or fp32")
+        if "openvino" in machine.engines and not machine.bf16:
+            raise RuntimeUnavailable("this CPU does not multiply in bf16; use fp32 or int8")
+        return Choice(_installed("openvino", machine), None, served)
+    if name == "auto":
+        # In fp32 ONNX Runtime is about as fast, and dynamic int8 it alone computes at its speed.
+        static = served == "int8" and encoder.quantization == "static"
+        name = "openvino" if static and "openvino" in machine.engines else "onnxruntime"
+    return Choice(_installed("openvino" if name == "openvino" else "onnxruntime", machine), None, served)
+
+
+def _best_on_cpu(encoder: GraphSpec, name: RuntimeName, machine: Machine) -> ServedPrecision:
+    """int8 where the export found it faster and as good, else bf16 where OpenVINO multiplies in it, else fp32."""
+    if "int8" in encoder.files and (name != "openvino" or encoder.quantization == "static"):
+        return "int8"
+    return "bf16" if machine.bf16 and name != "onnxruntime" else "fp32"
+
+
+def _installed(engine: EngineName, machine: Machine) -> EngineName:
+    if engine not in machine.engines:
+        raise RuntimeUnavailable(f"{engine} is not installed; {_INSTALL[engine]}")
+    return engine
+
+
+def _open(bundle: Bundle, choice: Choice, lanes: int | None, engine_cache: Path | None) -> Runtime:
+    if choice.engine == "openvino":
+        from runtime.openvino import OpenVinoRuntime
+
+        return OpenVinoRuntime(bundle, choice.precision, lanes)
+    if choice.precision == "bf16":
+        raise AssertionError(f"{choice.engine} cannot compute in bf16; choose() should have said so")
+    if choice.gpu is None:
+        from runtime.onnx import OnnxRuntime
+
+        return OnnxRuntime(bundle, choice.precision, lanes)
+    if choice.engine == "tensorrt":
+        from runtime.trt.runtime import TensorRTRuntime
+
+        return TensorRTRuntime(bundle, choice.precision, gpu=choice.gpu, engine_cache=engine_cache)
+    from runtime.onnx_cuda import OnnxCudaRuntime
+
+    tensorrt = choice.engine == "onnxruntime-tensorrt"
+    return OnnxCudaRuntime(bundle, choice.precision, gpu=choice.gpu, tensorrt=tensorrt, engine_cache=engine_cache)

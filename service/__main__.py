@@ -14,7 +14,6 @@ import uvicorn
 
 from bundle.errors import MaeveError
 from bundle.store import load_bundle
-from runtime import open_runtime
 from service.app import create_app
 from service.gate import Gate
 from service.settings import Settings, SettingsError, read_settings
@@ -67,12 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = read_settings(sys.argv[1:] if argv is None else argv)
         _log_to_stderr(settings)
         bundle = load_bundle(settings.bundle)
-        runtime = open_runtime(bundle, settings.runtime, precision=settings.precision, lanes=settings.lanes)
+        runtime = settings.open_runtime(bundle)
     except (SettingsError, MaeveError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
-    log.info("serving %s (%s) with %s on %s, %d lanes", bundle.manifest.name, bundle.manifest.digest[:12],
-             runtime.name, runtime.device, runtime.lanes)  # fmt: skip
+    log.info("serving %s (%s) with %s on %s in %s, %d lanes%s", bundle.manifest.name, bundle.manifest.digest[:12],
+             runtime.name, runtime.device, runtime.precision, runtime.lanes,
+             "".join(f", {name} {value}" for name, value in runtime.details.items()))  # fmt: skip
     app = create_app(settings, bundle=bundle, runtime=runtime)
     config = uvicorn.Config(
         app,

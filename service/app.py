@@ -9,13 +9,13 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from bundle.store import Bundle, load_bundle
-from runtime import Runtime, open_runtime
+from runtime import Runtime
+from runtime.selfcheck import prove
 from service.engine import Engine
 from service.gate import Gate, GateMiddleware
 from service.info import maeve_version
 from service.metrics import Metrics
 from service.routes import classify, embed, ops, pages, reconstruct
-from service.selfcheck import prove
 from service.settings import Settings
 
 _DESCRIPTION = "Embeds, classifies and reconstructs images with a Masked Autoencoder."
@@ -47,7 +47,7 @@ def create_app(settings: Settings, *, bundle: Bundle | None = None, runtime: Run
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loaded = bundle or load_bundle(settings.bundle)
-        opened = runtime or open_runtime(loaded, settings.runtime, precision=settings.precision, lanes=settings.lanes)
+        opened = runtime or settings.open_runtime(loaded)
         prove(loaded, opened)
         app.state.engine = engine = Engine(loaded, opened, settings, metrics)
         await engine.warm_up()

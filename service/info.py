@@ -22,6 +22,7 @@ def describe(engine: Engine, settings: Settings) -> dict[str, Any]:
             "precision": runtime.precision,
             "lanes": runtime.lanes,
             "max_batch": engine.batcher.cap,
+            **runtime.details,
         },
         "model": {
             "image_size": model.image_size,

@@ -16,9 +16,9 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from bundle.manifest import Precision
 from bundle.preprocess import MAX_PIXELS
-from runtime import RuntimeName
+from bundle.store import Bundle
+from runtime import DEVICE_PATTERN, PrecisionName, Runtime, RuntimeName, open_runtime
 
 PREFIX = "MAEVE_"
 
@@ -51,8 +51,24 @@ class Settings(BaseSettings):
     bundle: Path = Field(Path("models/default"), description="Folder of the bundle to serve.")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 is every address of the machine.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on; 0 takes a free one.")
-    runtime: RuntimeName = Field("auto", description="Engine that runs the graphs: auto, onnxruntime or fake.")
-    precision: Precision = Field("fp32", description="Which variant of the graphs to run: fp32, fp16 or int8.")
+    runtime: RuntimeName = Field(
+        "auto",
+        description="Engine: auto, onnxruntime, onnxruntime-tensorrt, openvino, tensorrt, or fake for tests; "
+        "auto is the fastest one installed.",
+    )
+    device: Annotated[str, Field(pattern=DEVICE_PATTERN)] = Field(
+        "auto",
+        description="Where it runs: cpu, cuda, cuda:1; auto is a GPU if an installed engine can use one. "
+        "A GPU asked for by name is never replaced by the CPU.",
+    )
+    precision: PrecisionName = Field(
+        "auto",
+        description="What is computed in: fp32, bf16 (OpenVINO), fp16, int8; auto is the fastest of those in the "
+        "bundle and on the device.",
+    )
+    engine_cache: Path | None = Field(
+        None, description="Folder where TensorRT keeps its engines; empty is maeve/engines in the user's cache folder."
+    )
     lanes: _Count | None = Field(
         None, description="Model calls at once; empty lets the runtime choose, one per usable core on a CPU."
     )
@@ -91,6 +107,13 @@ class Settings(BaseSettings):
         if self.max_queue < self.max_images:
             raise ValueError(f"max_queue ({self.max_queue}) must be at least max_images ({self.max_images})")
         return self
+
+    def open_runtime(self, bundle: Bundle) -> Runtime:
+        """As runtime.open_runtime, for these settings."""
+        return open_runtime(
+            bundle, self.runtime, device=self.device, precision=self.precision, lanes=self.lanes,
+            engine_cache=self.engine_cache,
+        )  # fmt: skip
 
     @classmethod
     def settings_customise_sources(

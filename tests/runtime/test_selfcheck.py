@@ -14,8 +14,8 @@ from bundle.manifest import GraphName
 from bundle.store import Bundle
 from runtime.base import Arrays
 from runtime.onnx import OnnxRuntime
+from runtime.selfcheck import prove
 from service.app import create_app
-from service.selfcheck import prove
 from service.settings import Settings
 from tests.service.helpers import make_bundle
 
@@ -40,7 +40,7 @@ def test_a_faithful_runtime_is_proven(tiny_bundle: Bundle) -> None:
 def test_one_that_is_off_is_refused_and_the_graph_named(tiny_bundle: Bundle, graph: GraphName, by: float) -> None:
     runtime = Off(tiny_bundle)
     runtime.wrong, runtime.by = graph, by
-    with pytest.raises(RuntimeUnavailable, match=rf"onnxruntime on cpu computes another {graph}\.\w+ than"):
+    with pytest.raises(RuntimeUnavailable, match=rf"onnxruntime on cpu in fp32 computes another {graph}\.\w+ than"):
         prove(tiny_bundle, runtime)
 
 
