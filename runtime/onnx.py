@@ -80,17 +80,24 @@ def load_session(model: Path | bytes) -> ort.InferenceSession:
 
     RuntimeUnavailable if ONNX Runtime refuses the graph.
     """
+    try:
+        return ort.InferenceSession(
+            model if isinstance(model, bytes) else str(model), session_options(), providers=[_PROVIDER]
+        )
+    except Exception as e:  # as above
+        name = "the graph" if isinstance(model, bytes) else str(model)
+        raise RuntimeUnavailable(f"ONNX Runtime cannot load {name}: {e}") from e
+
+
+def session_options() -> ort.SessionOptions:
+    """Calls on the caller's thread, one after the other, and silence about the machine."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _SEVERITY_ERROR
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[_PROVIDER])
-    except Exception as e:  # as above
-        name = "the graph" if isinstance(model, bytes) else str(model)
-        raise RuntimeUnavailable(f"ONNX Runtime cannot load {name}: {e}") from e
+    return options
 
 
 def check_session(graph: GraphName, spec: GraphSpec, session: ort.InferenceSession, file: Path) -> None:
