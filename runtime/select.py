@@ -132,7 +132,7 @@ def _on_cpu(encoder: GraphSpec, name: RuntimeName, precision: PrecisionName, mac
     if served == "bf16" and name == "onnxruntime":
         raise RuntimeUnavailable("ONNX Runtime does not compute in bf16 on CPUs; use runtime openvino, or fp32")
     if served == "fp16" and name == "openvino":
-        raise RuntimeUnavailable("openvino computes in fp32, bf16 or int8 here; fp16 is for GPUs")
+        raise RuntimeUnavailable("openvino gains nothing from fp16 on CPUs; use fp32, bf16 or int8")
     if name == "auto":
         # In fp32 ONNX Runtime is about as fast, and int8 with scales of the call it alone computes fast.
         static = served == "int8" and encoder.quantization == "static"
@@ -147,7 +147,7 @@ def _best_on_cpu(encoder: GraphSpec, name: RuntimeName, machine: Machine) -> Ser
     """int8 where the export found it faster and as good, else bf16 where OpenVINO multiplies in it, else fp32."""
     if "int8" in encoder.files and (name != "openvino" or encoder.quantization == "static"):
         return "int8"
-    return "bf16" if machine.bf16 and name != "onnxruntime" else "fp32"
+    return "bf16" if "openvino" in machine.engines and machine.bf16 and name != "onnxruntime" else "fp32"
 
 
 def _installed(engine: EngineName, machine: Machine) -> EngineName:
