@@ -9,7 +9,7 @@ import tyro
 from bundle.errors import MaeveError
 from bundle.store import Bundle
 from export.errors import ParityError
-from export.formats.write import export_as
+from export.formats.write import check_flags, export_as
 from export.pipeline import ExportConfig, export_run
 
 EXIT_DIFFERS = 1
@@ -32,6 +32,7 @@ def _export(config: ExportConfig) -> str:
     def progress(line: str) -> None:
         print(line, file=sys.stderr)
 
+    check_flags(config)
     return summary(export_run(config, progress)) if config.format == "bundle" else export_as(config, progress)
 
 

@@ -58,10 +58,13 @@ class Source:
         )
 
 
-def read_source(run: Path, classifier: Path | None) -> Source:
-    """The pre-trained network, or the classifier where one is given. ExportError as `export.runs`."""
+def read_source(run: Path, classifier: Path | None, name: str | None = None) -> Source:
+    """The pre-trained network, or the classifier where one is given. `name`: the run's by default.
+
+    ExportError as `export.runs`.
+    """
     pretrained = read_pretrained(run)
-    name, sha256 = pretrained.default_name, pretrained.weights_sha256
+    name, sha256 = name or pretrained.default_name, pretrained.weights_sha256
     if classifier is None:
         return Source(name, pretrained.model, None, (pretrained.document,), sha256)
     found = read_classifier(classifier, pretrained)

@@ -12,6 +12,7 @@ from bundle.store import load_bundle
 from export.errors import ExportError
 from export.formats.folder import check_folder
 from export.formats.huggingface import write_huggingface
+from export.formats.options import TritonOptions
 from export.formats.source import read_source
 from export.formats.timm import write_timm
 from export.formats.triton import write_repository
@@ -31,8 +32,16 @@ def export_as(config: ExportConfig, progress: Progress = lambda _: None) -> str:
         return _triton_of_bundle(config) if is_bundle else _triton_of_run(config, progress)
     if is_bundle:
         raise ExportError(f"{config.run} is a bundle, whose weights are in graphs; give the run that it was made of")
-    source = read_source(config.run, config.classifier)
+    source = read_source(config.run, config.classifier, config.name)
     return _WRITERS[config.format](source, config.out, overwrite=config.overwrite)
+
+
+def check_flags(config: ExportConfig) -> None:
+    """ExportError for a flag that would be of no effect in this format."""
+    if config.format != "bundle" and config.pooling is not None:
+        raise ExportError(f"--pooling is what a bundle says of itself; leave it out with --format {config.format}")
+    if config.format != "triton" and config.triton != TritonOptions():
+        raise ExportError(f"the --triton. flags go with --format triton; leave them out with --format {config.format}")
 
 
 def _triton_of_bundle(config: ExportConfig) -> str:

@@ -86,6 +86,29 @@ def test_a_bundle_brings_its_own_classifier(run: Run, tiny_bundle: Bundle, tiny_
     refused(result, "--classifier goes with a run")
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ("--format", "hf", "--pooling", "cls"),
+            "--pooling is what a bundle says of itself; leave it out with --format hf",
+        ),
+        (("--format", "timm", "--triton.device", "gpu"), "the --triton. flags go with --format triton; leave them out"),
+        (("--triton.instances", "2"), "the --triton. flags go with --format triton"),
+    ],
+)
+def test_a_flag_without_an_effect_is_refused(
+    run: Run, tiny_runs: TinyRuns, tmp_path: Path, flags: tuple[str, ...], message: str
+) -> None:
+    refused(run(tiny_runs.pretrained, "--out", tmp_path / "x", *flags), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_is_the_card_s_title(run: Run, tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    assert run(tiny_runs.pretrained, "--format", "timm", "--out", tmp_path / "x", "--name", "cats")[0] == 0
+    assert "\n# cats\n" in (tmp_path / "x" / "README.md").read_text()
+
+
 def test_a_damaged_bundle_is_not_passed_on(run: Run, tiny_bundle: Bundle, tmp_path: Path) -> None:
     shutil.copytree(tiny_bundle.path, tmp_path / "bundle")
     file = tmp_path / "bundle" / "encoder.onnx"

@@ -158,6 +158,10 @@ def test_one_channel(tmp_path: Path) -> None:
     noise = torch.rand(2, 16)
     expected = network(images, random_masking(noise, num_keep(16, 0.75))).pred
     torch.testing.assert_close(theirs(images, noise=noise).logits, expected, rtol=0, atol=TOLERANCE)
+    processed = AutoImageProcessor.from_pretrained(tmp_path / "hub")(Image.new("L", (50, 40), 102), return_tensors="pt")
+    torch.testing.assert_close(
+        processed["pixel_values"], torch.zeros(1, 1, 32, 32), rtol=0, atol=1e-6
+    )  # 102 / 255 = .4
 
 
 def test_the_card_says_where_it_comes_from(tiny_runs: TinyRuns, tmp_path: Path) -> None:
