@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,16 +22,28 @@ class Report:
         self.name = name
         self.question = question.strip().splitlines()[0]
         self.rows: list[tuple[str, str]] = []
+        self.tables: list[str] = []
 
     def add(self, label: str, value: str) -> None:
         self.rows.append((label, value))
         print(f"{label}: {value}", flush=True)
+
+    def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Another table, below; its rows are printed as they come."""
+        lines = [f"| {' | '.join(header)} |", f"| {' | '.join('---' for _ in header)} |"]
+        print(lines[0], flush=True)
+        for row in rows:
+            lines.append(f"| {' | '.join(row)} |")
+            print(lines[-1], flush=True)
+        self.tables.append("\n".join(lines))
 
     def write(self) -> Path:
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{self.name}.md"
         lines = [f"# {self.question}", "", "| | |", "| --- | --- |"]
         lines += [f"| {label} | {value} |" for label, value in self.rows]
+        for table in self.tables:
+            lines += ["", table]
         lines += ["", *(f"- {fact}" for fact in _circumstances())]
         path.write_text("\n".join(lines) + "\n")
         print(f"written to {path}")
@@ -39,8 +52,10 @@ class Report:
 
 def _circumstances() -> list[str]:
     module = Path(sys.argv[0]).stem
+    # Where a file lay is this machine's affair; what it was called may say something.
+    arguments = (Path(argument).name if Path(argument).is_absolute() else argument for argument in sys.argv[1:])
     return [
-        f"command: `{' '.join(['python -m', f'benchmarks.{module}', *sys.argv[1:]])}`",
+        f"command: `{' '.join(['python -m', f'benchmarks.{module}', *arguments])}`",
         f"hardware: {_cpu()}, {_cores()} cores{_gpu()}",
         f"software: Python {platform.python_version()}, " + ", ".join(_versions()),
         f"date: {datetime.now(UTC):%Y-%m-%d}, commit {_commit()}",

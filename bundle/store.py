@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from bundle.digest import file_sha256, manifest_digest
 from bundle.errors import BundleError
 from bundle.labels import read_labels
 from bundle.manifest import GOLDEN_FILE, LABELS_FILE, MANIFEST_FILE, SCHEMA_VERSION, GraphName, Manifest, Precision
+from bundle.place import check_place, staged
 
 _EXPORT_AGAIN = "export it again, or fetch another copy"
 
@@ -88,21 +88,12 @@ def write_bundle(
 
     BundleError if `out` exists or cannot be written, or if fields and files do not make a bundle.
     """
-    out = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a link that is to be replaced
     check_destination(out, overwrite=overwrite)
-    staging = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with staged(out) as staging:
         staging.mkdir()
-        try:
-            _fill(staging, fields, files)
-            bundle = load_bundle(staging)
-            _put_in_place(staging, out)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    except OSError as e:
-        raise BundleError(f"cannot write {out}: {e.strerror or e}; choose another place") from e
-    return replace(bundle, path=out)
+        _fill(staging, fields, files)
+        bundle = load_bundle(staging)
+    return replace(bundle, path=Path(os.path.abspath(out)))  # noqa: PTH100 - resolve() would follow a link
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -146,18 +137,11 @@ def _describe(error: ValidationError) -> str:
 
 def check_destination(out: Path, *, overwrite: bool) -> None:
     """BundleError if `write_bundle` would refuse `out`: something stands there, or nothing can be written there."""
-    if os.path.lexists(out):
-        if not overwrite:
-            raise BundleError(f"{out} exists; choose another place, or overwrite it with --overwrite")
-        if not (out / MANIFEST_FILE).is_file():
-            raise BundleError(f"{out} exists and is not a bundle; it is left alone, choose another place")
-    nearest = next(parent for parent in out.absolute().parents if parent.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise BundleError(f"cannot write {out}: {nearest} is not a folder that you may write to; choose another place")
+    check_place(out, overwrite=overwrite, fault="" if (out / MANIFEST_FILE).is_file() else "is not a bundle")
 
 
 def _fill(staging: Path, fields: Mapping[str, Any], files: Mapping[str, Path | bytes]) -> None:
-    """Copy the files, then write the manifest that describes them, each flushed to disk."""
+    """Copy the files, then write the manifest that describes them."""
     draft = {
         "created_at": datetime.now(UTC).replace(microsecond=0),
         **fields,
@@ -173,38 +157,8 @@ def _fill(staging: Path, fields: Mapping[str, Any], files: Mapping[str, Path | b
             shutil.copyfile(content, staging / name)
         else:
             (staging / name).write_bytes(content)
-        _fsync(staging / name)
     raw = manifest.model_dump(mode="json")
     raw["files"] = {name: file_sha256(staging / name) for name in sorted(files)}
     raw["digest"] = manifest_digest(raw)
     text = json.dumps(raw, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     (staging / MANIFEST_FILE).write_text(text, encoding="utf-8")
-    _fsync(staging / MANIFEST_FILE)
-    _fsync(staging)
-
-
-def _put_in_place(staging: Path, out: Path) -> None:
-    """Rename, then delete the old: there is an instant without a bundle at `out`, never one with half of it."""
-    if os.path.lexists(out):
-        old = staging.with_suffix(".old")
-        out.rename(old)
-        try:
-            staging.rename(out)
-        except OSError:
-            old.rename(out)
-            raise
-        if old.is_symlink():
-            old.unlink()
-        else:
-            shutil.rmtree(old)
-    else:
-        staging.rename(out)
-    _fsync(out.parent)
-
-
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

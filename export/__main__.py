@@ -1,4 +1,4 @@
-"""python -m export RUN [--classifier RUN2] --out BUNDLE: write a bundle that the service can serve."""
+"""python -m export RUN [--classifier RUN2] --out OUT: write a bundle that the service can serve, or another format."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tyro
 from bundle.errors import MaeveError
 from bundle.store import Bundle
 from export.errors import ParityError
+from export.formats.write import check_flags, export_as
 from export.pipeline import ExportConfig, export_run
 
 EXIT_DIFFERS = 1
@@ -18,11 +19,21 @@ EXIT_USAGE = 2
 def main() -> None:
     config = tyro.cli(ExportConfig, prog="python -m export")
     try:
-        bundle = export_run(config, progress=lambda line: print(line, file=sys.stderr))
+        text = _export(config)
     except MaeveError as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(EXIT_DIFFERS if isinstance(e, ParityError) else EXIT_USAGE)
-    print(summary(bundle))
+    print(text)
+
+
+def _export(config: ExportConfig) -> str:
+    """What to print."""
+
+    def progress(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    check_flags(config)
+    return summary(export_run(config, progress)) if config.format == "bundle" else export_as(config, progress)
 
 
 def summary(bundle: Bundle) -> str:

@@ -6,7 +6,7 @@ import importlib.metadata
 import io
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from bundle.labels import encode_labels
 from bundle.manifest import GOLDEN_FILE, LABELS_FILE, NAME_PATTERN, Parity, Pooling
 from bundle.store import Bundle, check_destination, write_bundle
 from export.errors import ExportError
+from export.formats.options import Format, TritonOptions
 from export.onnx import to_onnx
 from export.plan import GraphPlan, plan_graphs
 from export.runs import ClassifierRun, PretrainedRun, read_classifier, read_pretrained
@@ -34,9 +35,11 @@ class ExportConfig:
     """Export a pre-trained network, and a classifier with it, as a bundle that the service can serve."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """The --out of training.pretrain, or public weights: FAIR's, timm's or Hugging Face's."""
+    """The --out of training.pretrain, or public weights: FAIR's, timm's or Hugging Face's; for triton also a bundle."""
     out: Path
-    """The bundle's folder, to be made."""
+    """The folder to be made."""
+    format: Format = "bundle"
+    """A bundle, a Triton model repository, or weights for transformers (hf) or timm."""
     classifier: Path | None = None
     """The --out of training.finetune or training.probe, begun from the same run, or public weights with a head."""
     name: str | None = None
@@ -44,7 +47,9 @@ class ExportConfig:
     pooling: Pooling | None = None
     """What /embed gives when nothing else is asked for. Default: what the classifier pools, else mean."""
     overwrite: bool = False
-    """Replace a bundle that is at --out already."""
+    """Replace what an earlier export wrote to --out."""
+    triton: TritonOptions = field(default_factory=TritonOptions)
+    """For --format triton."""
 
 
 def export_run(config: ExportConfig, progress: Progress = lambda _: None) -> Bundle:

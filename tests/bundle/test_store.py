@@ -287,6 +287,7 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 KILLED_WRITER = """
 import os, signal, sys
 from pathlib import Path
+import bundle.place
 import bundle.store
 from tests.bundle.test_store import FIELDS, FILES
 
@@ -294,7 +295,7 @@ def stop(staging, out):
     print("staged", flush=True)
     signal.pause()
 
-bundle.store._put_in_place = stop
+bundle.place._put_in_place = stop
 bundle.store.write_bundle(Path(sys.argv[1]), FIELDS, FILES, overwrite=True)
 """
 
