@@ -1,4 +1,4 @@
-"""Checks of a call's inputs against the manifest, for every engine alike."""
+"""Graphs and calls held against the manifest, for every engine alike."""
 
 from __future__ import annotations
 
@@ -7,7 +7,24 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from bundle.errors import BundleError
 from bundle.manifest import GraphSpec, TensorSpec
+
+# What an engine says of a graph's inputs or outputs: name -> (NumPy's name of the dtype, shape). A size is a number
+# where it is fixed, and a name or None where it varies.
+Tensors = Mapping[str, tuple[str, tuple[int | str | None, ...]]]
+
+
+def check_graph(name: str, spec: GraphSpec, inputs: Tensors, outputs: Tensors) -> None:
+    """Hold a graph, as the engine read it, against the manifest, so that it fails when it is loaded and not in a call.
+
+    `name`: the graph and its file, for the message. BundleError naming the first input or output that is missing, not
+    known to the manifest, or of another dtype or shape. Where the engine does not know a fixed size, it is believed.
+    """
+    for kind, wanted, found in (("input", spec.inputs, inputs), ("output", spec.outputs, outputs)):
+        fault = _difference(kind, {tensor.name: tensor for tensor in wanted}, found)
+        if fault:
+            raise BundleError(f"{name} is not the graph that the manifest describes: {fault}; export the bundle again")
 
 
 def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]]) -> dict[str, int]:
@@ -39,6 +56,26 @@ def output_shape(tensor: TensorSpec, axes: Mapping[str, int]) -> tuple[int, ...]
 
 def describe(tensor: TensorSpec) -> str:
     return f"{tensor.dtype} [{', '.join(map(str, tensor.shape))}]"
+
+
+def _difference(kind: str, wanted: Mapping[str, TensorSpec], found: Tensors) -> str:
+    """The first one, in words; empty where there is none."""
+    for name, tensor in wanted.items():
+        if name not in found:
+            return f"it lacks the {kind} {name!r}, and has {', '.join(map(repr, sorted(found))) or 'none'}"
+        dtype, shape = found[name]
+        if dtype != tensor.dtype or not _same_shape(shape, tensor.shape):
+            axes = ", ".join("?" if axis is None else str(axis) for axis in shape)
+            return f"its {kind} {name!r} is {dtype} [{axes}], and should be {describe(tensor)}"
+    unknown = sorted(found.keys() - wanted.keys())
+    return f"it has an unknown {kind} {unknown[0]!r}" if unknown else ""
+
+
+def _same_shape(found: tuple[int | str | None, ...], wanted: tuple[int | str, ...]) -> bool:
+    """An axis that varies must not be fixed in the graph: a graph of one image would fail every batch."""
+    return len(found) == len(wanted) and all(
+        not isinstance(size, int) or size == axis for size, axis in zip(found, wanted, strict=True)
+    )
 
 
 def _resolve(axis: int | str, size: int, axes: dict[str, int]) -> tuple[str | None, int]:
