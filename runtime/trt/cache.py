@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+_TIMING_FILE = "timing.cache"
 _MAGIC = b"maeve engine 1\n"
 _SHA256_BYTES = 32
 _PRIVATE = 0o700
@@ -40,20 +41,24 @@ class EngineCache:
     def __init__(self, root: Path, *, digest: str, sm: str, version: str, precision: str) -> None:
         self.folder = root / digest / f"{sm}-{version}-{precision}"
 
+    def file(self, graph: str) -> Path:
+        """Where the graph's engine is, or would be."""
+        return self.folder / f"{graph}.engine"
+
     def read(self, graph: str) -> bytes | None:
         """The engine as it was written, or None, with a line in the log where it is damaged."""
-        return self._read(f"{graph}.engine")
+        return self._read(self.file(graph))
 
     def write(self, graph: str, engine: bytes) -> bool:
         """Whether it could be kept; if not, the log says why."""
-        return self._write(f"{graph}.engine", engine)
+        return self._write(self.file(graph), engine)
 
     def read_timing(self) -> bytes:
         """What was measured of kernels in earlier builds; empty at first."""
-        return self._read("timing.cache") or b""
+        return self._read(self.folder / _TIMING_FILE) or b""
 
     def write_timing(self, timing: bytes) -> bool:
-        return self._write("timing.cache", timing)
+        return self._write(self.folder / _TIMING_FILE, timing)
 
     @contextlib.contextmanager
     def lock(self, graph: str) -> Iterator[None]:
@@ -76,8 +81,7 @@ class EngineCache:
     def _make_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
 
-    def _read(self, name: str) -> bytes | None:
-        file = self.folder / name
+    def _read(self, file: Path) -> bytes | None:
         try:
             content = file.read_bytes()
         except FileNotFoundError:
@@ -91,10 +95,9 @@ class EngineCache:
             return None
         return body
 
-    def _write(self, name: str, body: bytes) -> bool:
+    def _write(self, file: Path, body: bytes) -> bool:
         """To a temporary name, flushed, renamed: a reader finds the old file or the new one, whole."""
-        file = self.folder / name
-        partial = file.with_name(f".{name}.{secrets.token_hex(4)}.partial")
+        partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
         try:
             self._make_folder()
             try:
