@@ -119,8 +119,10 @@ class Cuda:
         codes = self._api.cudaError_t
         if error == codes.cudaErrorInsufficientDriver:
             _, version = self._api.cudaDriverGetVersion()  # 13000 is CUDA 13.0; 0 is no driver at all
-            there = f"it is made for CUDA {version // 1000}.{version % 1000 // 10}" if version else "there is none"
-            raise RuntimeUnavailable(f"the NVIDIA driver does not do: {there}; install version {DRIVER}")
+            if not version:
+                raise RuntimeUnavailable(f"there is no NVIDIA driver; install version {DRIVER}")
+            known = f"CUDA {version // 1000}.{version % 1000 // 10}"
+            raise RuntimeUnavailable(f"the NVIDIA driver is too old, it knows {known}; install version {DRIVER}")
         if error == codes.cudaErrorNoDevice or (error == codes.cudaSuccess and self.gpu >= count):
             raise RuntimeUnavailable(
                 f"there is no GPU {self.gpu}: CUDA finds {count or 0}; check nvidia-smi and CUDA_VISIBLE_DEVICES"

@@ -170,8 +170,8 @@ class Lane:
         if context is None:
             raise self._failure(graph)
         context.set_device_memory(self._scratch, self._scratch_bytes)
+        # On the stream of the calls, so that it is done before any of them.
         ready = context.set_optimization_profile_async(engine.profile_for(axes), int(self._stream))
-        self._cuda.synchronize(self._stream)  # the profile must be there before any call
         ready = ready and all(context.set_input_shape(slot.name, slot.shape) for slot in inputs)
         ready = ready and all(
             context.set_tensor_address(slot.name, self._device + slot.offset) for slot in (*inputs, *outputs)

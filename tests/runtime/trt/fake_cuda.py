@@ -111,6 +111,7 @@ class FakeCuda:
         self.events: set[Event] = set()
         self.graphs: set[Graph] = set()
         self.launches = self.captures = self.executions = 0
+        self.recordings = 0  # cudaGraph_t that live
         self._next, self._next_handle = _FIRST_ADDRESS, 1000
         self._lock = threading.Lock()
         self._thread = threading.local()
@@ -232,6 +233,7 @@ class FakeCuda:
         assert work is not None
         with self._lock:
             self.captures += 1
+            self.recordings += 1
         return cudaError_t.cudaSuccess, work
 
     def cudaGraphInstantiate(self, graph: list[Work], flags: int) -> tuple[Any, ...]:
@@ -242,6 +244,8 @@ class FakeCuda:
 
     def cudaGraphDestroy(self, graph: list[Work]) -> tuple[Any, ...]:
         graph.clear()
+        with self._lock:
+            self.recordings -= 1
         return (cudaError_t.cudaSuccess,)
 
     def cudaGraphLaunch(self, graphExec: Graph, stream: Stream) -> tuple[Any, ...]:  # noqa: N803
@@ -266,7 +270,7 @@ class FakeCuda:
     @property
     def is_empty(self) -> bool:
         """Whether everything that was made has been given back."""
-        return not any((self.device, self.host, self.streams, self.events, self.graphs))
+        return not any((self.device, self.host, self.streams, self.events, self.graphs, self.recordings))
 
     def enqueue(self, stream: Stream, work: Work) -> cudaError_t:
         if stream.handle not in self.streams or stream.gpu != self._gpu:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,6 +183,25 @@ def test_of_two_processes_one_builds_and_the_other_finds(tmp_path: Path) -> None
     outputs = sorted(process.communicate(timeout=60)[0].split() for process in processes)
     assert outputs == [["building", "done"], ["done"]]
     assert cache(tmp_path).read("encoder") in (b"one", b"two")
+
+
+def test_who_waited_looks_again(
+    tiny_bundle: Bundle, trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While this process waits, another one puts its engines into place."""
+    engines(tiny_bundle, tmp_path / "other")
+
+    @contextlib.contextmanager
+    def lock(here: EngineCache, graph: str) -> Iterator[None]:
+        there = tmp_path / "other" / here.folder.relative_to(tmp_path / "mine") / f"{graph}.engine"
+        here.folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(there, here.file(graph))
+        yield
+
+    monkeypatch.setattr(EngineCache, "lock", lock)
+    assert engines(tiny_bundle, tmp_path / "mine") == [False] * 3
+    assert len(trt.builds) == 3
+    assert engines(tiny_bundle, tmp_path / "mine", rebuild=True) == [True] * 3
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_errors_of_tensorrt_are_kept_for_the_exception_and_warnings_are_no_alarm
 @pytest.mark.parametrize(
     ("fake", "message"),
     [
-        (FakeCuda(driver=0), "the NVIDIA driver does not do: there is none; install version 580 or newer"),
+        (FakeCuda(driver=0), "there is no NVIDIA driver; install version 580 or newer"),
         (FakeCuda(gpus=0), "there is no GPU 1: CUDA finds 0; check nvidia-smi and CUDA_VISIBLE_DEVICES"),
         (FakeCuda(gpus=1), "there is no GPU 1: CUDA finds 1; check nvidia-smi and CUDA_VISIBLE_DEVICES"),
     ],
@@ -100,10 +100,12 @@ def test_a_missing_gpu_is_named(fake: FakeCuda, message: str) -> None:
         Cuda(1, fake)
 
 
-def test_an_old_driver_is_named_with_what_it_is_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_driver_is_named_with_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeCuda(driver=12040)
     monkeypatch.setattr(fake, "cudaGetDeviceCount", lambda: (cudaError_t.cudaErrorInsufficientDriver, None))
-    with pytest.raises(RuntimeUnavailable, match=r"it is made for CUDA 12\.4; install version 580"):
+    with pytest.raises(
+        RuntimeUnavailable, match=r"the NVIDIA driver is too old, it knows CUDA 12\.4; install version 580"
+    ):
         Cuda(0, fake)
 
 

@@ -139,9 +139,15 @@ def test_shapes_are_kept_up_to_a_bound_and_the_oldest_goes(
             served.run("encoder", images(1, k=k))
     assert len(cuda.graphs) == LANES * 5
     executions = cuda.executions
-    for k in (15, 14, 13):  # still there
-        served.run("encoder", images(1, k=k))
+    for k in (11, 15, 14, 13):  # still there, the one used last longest
+        for _ in range(LANES):
+            served.run("encoder", images(1, k=k))
     assert cuda.executions == executions
+    for k in range(1, 5):
+        for _ in range(LANES):
+            served.run("encoder", images(1, k=k))
+            served.run("encoder", images(1, k=11))
+    assert cuda.executions == executions + 4 * LANES
 
 
 def test_a_network_that_cannot_be_captured_runs_kernel_by_kernel(
@@ -211,7 +217,11 @@ def test_another_gpu_is_used_from_every_thread(
     [("Error Code 1: Cuda Runtime (out of memory)", OutOfMemory), ("a kernel\n failed", InferenceError)],
 )
 def test_a_failing_call_says_so_and_the_next_one_works(
-    open_runtime: Callable[..., TensorRTRuntime], trt: FakeTensorRT, text: str, error: type[InferenceError]
+    open_runtime: Callable[..., TensorRTRuntime],
+    trt: FakeTensorRT,
+    cuda: FakeCuda,
+    text: str,
+    error: type[InferenceError],
 ) -> None:
     served = open_runtime()
     expected = served.run("encoder", images(3, k=6))
@@ -220,6 +230,7 @@ def test_a_failing_call_says_so_and_the_next_one_works(
         with pytest.raises(error, match=r"encoder: .*(out of memory|a kernel failed)") as caught:
             served.run("encoder", images(3, k=k))
         assert type(caught.value) is error
+        assert not any(stream.queued for stream in cuda.streams.values())  # of the call that failed
         assert_close(served.run("encoder", images(3, k=6)), expected)
 
 
