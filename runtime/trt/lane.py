@@ -123,7 +123,9 @@ class Lane:
         return {slot.name: slot.view(self._pinned)[:num_images].copy() for slot in shape.outputs}
 
     def close(self) -> None:
-        self._made.close()
+        """Give everything back; what a GPU that has failed does not take is passed over."""
+        with contextlib.suppress(InferenceError):
+            self._made.close()
 
     def _start(self, graph: GraphName, shape: _Shape) -> None:
         """Queue the work. The first time at a shape it is queued plainly: TensorRT settles what depends on the shape

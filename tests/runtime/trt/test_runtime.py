@@ -19,7 +19,7 @@ from runtime.onnx import OnnxRuntime
 from runtime.selfcheck import prove
 from runtime.trt.profiles import buckets
 from runtime.trt.runtime import LANES, TensorRTRuntime
-from tests.runtime.trt.fake_cuda import FakeCuda
+from tests.runtime.trt.fake_cuda import FakeCuda, cudaError_t
 from tests.runtime.trt.fake_tensorrt import FakeTensorRT
 
 
@@ -263,6 +263,18 @@ def test_closing_gives_everything_back_twice_is_fine_and_ends_it(
     assert cuda.is_empty
     with pytest.raises(InferenceError, match="closed"):
         served.run("encoder", images(1))
+
+
+def test_a_gpu_that_has_failed_does_not_keep_the_service_from_ending(
+    open_runtime: Callable[..., TensorRTRuntime], cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an illegal access every call of CUDA gives that error; what can be given back still is."""
+    served = open_runtime()
+    for name in ("cudaStreamDestroy", "cudaGraphExecDestroy", "cudaEventDestroy"):
+        monkeypatch.setattr(cuda, name, lambda _: (cudaError_t.cudaErrorIllegalAddress,))
+    served.close()
+    assert not cuda.device
+    assert not cuda.host
 
 
 def test_closing_waits_for_the_call_that_runs_and_refuses_the_one_that_waits(
