@@ -1,0 +1,1 @@
+"""TensorRT: engines built from the bundle's graphs, kept on disk, and run through CUDA graphs. Imports no torch."""
