@@ -75,9 +75,12 @@ def run_bench(config: BenchConfig, progress: Progress = lambda *_: None) -> Benc
     if not candidates:
         reasons = "; ".join(f"{each.runtime}: {each.reason}" for each in unavailable)
         raise ExportError(f"nothing of what was asked for runs here: {reasons}")
-    with tempfile.TemporaryDirectory(prefix="maeve-bench-") as folder:
-        plan, setting = _plan(config, bundle, batches, Path(folder))
-        measured = measure(bundle, candidates, plan, Path(folder), progress)
+    try:
+        with tempfile.TemporaryDirectory(prefix="maeve-bench-") as folder:
+            plan, setting = _plan(config, bundle, batches, Path(folder))
+            measured = measure(bundle, candidates, plan, Path(folder), progress)
+    except OSError as e:
+        raise ExportError(f"cannot measure: {e}; TMPDIR names a folder with more room") from e
     document = _document(config, bundle, setting, measured, unavailable)
     _write(config.out, document)
     return document
