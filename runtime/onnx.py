@@ -6,31 +6,34 @@ beat one session with more threads. ONNX Runtime lets threads share a session an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from bundle.errors import InferenceError, OutOfMemory, RuntimeUnavailable
-from bundle.manifest import GraphName, Precision
+from bundle.manifest import GraphName, GraphSpec, Precision
 from bundle.store import Bundle
 from runtime.base import Arrays, ServedPrecision
 from runtime.cores import usable_cores
-from runtime.specs import check_inputs
+from runtime.specs import Tensors, check_graph, check_inputs
 from runtime.telemetry import silence
 
 silence()
 import onnxruntime as ort  # noqa: E402 - it reads the variable when it is imported
 
+_PROVIDER = "CPUExecutionProvider"
 _SEVERITY_ERROR = 3  # ONNX Runtime's scale: 2 would print its warnings about the machine on every start
+_DTYPES = {"float": "float32", "double": "float64"}  # where ONNX Runtime's names are not NumPy's
 _NO_MEMORY = ("Failed to allocate memory", "bad_alloc")  # its arena's words, and C++'s own
 
 
 class OnnxRuntime:
     """Every graph of the bundle, loaded. `lanes`: calls at once; None takes every usable core.
 
-    BundleError if a graph does not come in this precision, RuntimeUnavailable if ONNX Runtime cannot load one.
+    BundleError if the bundle does not come in this precision or if a graph is not what the manifest describes,
+    RuntimeUnavailable if ONNX Runtime cannot load one.
     """
 
     name = "onnxruntime"
@@ -42,10 +45,15 @@ class OnnxRuntime:
             raise ValueError(f"lanes must be at least 1, got {lanes}")
         self.precision: ServedPrecision = precision
         self.lanes = usable_cores() if lanes is None else lanes
-        self.details: Mapping[str, str | int] = {"version": ort.__version__, "threads_per_lane": 1}
+        self.details: Mapping[str, str | int] = {
+            "version": ort.__version__,
+            "provider": _PROVIDER,
+            "threads_per_lane": 1,
+        }
         self._specs = bundle.manifest.graphs
         self._sessions = {
-            graph: load_session(bundle.graph_file(graph, bundle.nearest(graph, precision))) for graph in self._specs
+            graph: _session(graph, spec, bundle.graph_file(graph, bundle.nearest(graph, precision)))
+            for graph, spec in self._specs.items()
         }
 
     def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -72,16 +80,38 @@ def load_session(model: Path | bytes) -> ort.InferenceSession:
 
     RuntimeUnavailable if ONNX Runtime refuses the graph.
     """
+    try:
+        return ort.InferenceSession(
+            model if isinstance(model, bytes) else str(model), session_options(), providers=[_PROVIDER]
+        )
+    except Exception as e:  # as above
+        name = "the graph" if isinstance(model, bytes) else str(model)
+        raise RuntimeUnavailable(f"ONNX Runtime cannot load {name}: {e}") from e
+
+
+def session_options() -> ort.SessionOptions:
+    """Calls on the caller's thread, one after the other, and silence about the machine."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _SEVERITY_ERROR
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(
-            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as e:  # as above
-        name = "the graph" if isinstance(model, bytes) else str(model)
-        raise RuntimeUnavailable(f"ONNX Runtime cannot load {name}: {e}") from e
+    return options
+
+
+def check_session(graph: GraphName, spec: GraphSpec, session: ort.InferenceSession, file: Path) -> None:
+    """BundleError if what was loaded from `file` is not the graph that the manifest describes."""
+    check_graph(f"{graph} ({file})", spec, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
+
+
+def _session(graph: GraphName, spec: GraphSpec, file: Path) -> ort.InferenceSession:
+    session = load_session(file)
+    check_session(graph, spec, session, file)
+    return session
+
+
+def _tensors(nodes: Sequence[ort.NodeArg]) -> Tensors:
+    """Types read "tensor(float)"."""
+    dtypes = {node.name: node.type.removeprefix("tensor(").removesuffix(")") for node in nodes}
+    return {node.name: (_DTYPES.get(dtypes[node.name], dtypes[node.name]), tuple(node.shape)) for node in nodes}

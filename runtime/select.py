@@ -58,22 +58,25 @@ def open_runtime(
         from runtime.fake import FakeRuntime
 
         return FakeRuntime(bundle, lanes=lanes or 1)
-    choice = choose(bundle.manifest, name, device=device, precision=precision, machine=survey())
-    return _open(bundle, choice, lanes, engine_cache)
+    machine = survey(openvino=name in ("auto", "openvino"))
+    choice = choose(bundle.manifest, name, device=device, precision=precision, machine=machine)
+    try:
+        return _open(bundle, choice, lanes, engine_cache)
+    except ImportError as e:
+        raise RuntimeUnavailable(_broken(choice.engine, str(e))) from e
 
 
 def choose(manifest: Manifest, name: RuntimeName, *, device: str, precision: PrecisionName, machine: Machine) -> Choice:
     """The best of what is there, within what is asked for. Raises as `open_runtime`."""
     if name not in get_args(RuntimeName):
         raise RuntimeUnavailable(f"no runtime is called {name!r}; there are {', '.join(get_args(RuntimeName))}")
+    if precision == "bf16" and device == "auto" and name == "auto":
+        device = "cpu"  # there alone is bf16
     gpu = _gpu(name, device, machine)
-    if gpu is None:
-        return _on_cpu(manifest, name, precision, machine)
-    engine = _gpu_engine(name, precision, machine)
-    if precision == "bf16":
-        raise RuntimeUnavailable("bf16 is computed on CPUs alone, by OpenVINO; use fp16 on a GPU")
-    variants = manifest.graphs["encoder"].files
-    return Choice(engine, gpu, ("fp16" if "fp16" in variants else "fp32") if precision == "auto" else precision)
+    encoder = manifest.graphs["encoder"]
+    return (
+        _on_cpu(encoder, name, precision, machine) if gpu is None else _on_gpu(encoder, name, precision, machine, gpu)
+    )
 
 
 def _gpu(name: RuntimeName, device: str, machine: Machine) -> int | None:
@@ -105,42 +108,59 @@ def _gpu(name: RuntimeName, device: str, machine: Machine) -> int | None:
     return None
 
 
-def _gpu_engine(name: RuntimeName, precision: PrecisionName, machine: Machine) -> EngineName:
-    if name == "auto":
-        # TensorRT has no kernels for int8 whose scales are measured at every call; ONNX Runtime runs any graph.
-        wanted: EngineName = "tensorrt" if "tensorrt" in machine.engines and precision != "int8" else "onnxruntime-cuda"
+def _on_gpu(encoder: GraphSpec, name: RuntimeName, precision: PrecisionName, machine: Machine, gpu: int) -> Choice:
+    if precision == "bf16":
+        raise RuntimeUnavailable("bf16 is computed on CPUs alone, by openvino; use fp16 on a GPU")
+    served: ServedPrecision = ("fp16" if "fp16" in encoder.files else "fp32") if precision == "auto" else precision
+    dynamic = served == "int8" and encoder.quantization == "dynamic"
+    if dynamic and name in ("tensorrt", "onnxruntime-tensorrt"):
+        raise RuntimeUnavailable(
+            f"{name} has no kernels for this bundle's int8, whose scales are measured at every call; "
+            f"use precision fp16, or export with static int8"
+        )
+    engine: EngineName
+    if name == "tensorrt" or name == "onnxruntime-tensorrt":
+        engine = name
     else:
-        wanted = "onnxruntime-cuda" if name == "onnxruntime" else name  # type: ignore[assignment]
-    return _installed(wanted, machine)
+        takes_tensorrt = name == "auto" and "tensorrt" in machine.engines and not dynamic
+        engine = "tensorrt" if takes_tensorrt else "onnxruntime-cuda"
+    return Choice(_installed(engine, machine), gpu, served)
 
 
-def _on_cpu(manifest: Manifest, name: RuntimeName, precision: PrecisionName, machine: Machine) -> Choice:
-    encoder = manifest.graphs["encoder"]
+def _on_cpu(encoder: GraphSpec, name: RuntimeName, precision: PrecisionName, machine: Machine) -> Choice:
     served = _best_on_cpu(encoder, name, machine) if precision == "auto" else precision
-    if served == "bf16":
-        if name == "onnxruntime":
-            raise RuntimeUnavailable("ONNX Runtime does not compute in bf16 on CPUs; use runtime openvino, or fp32")
-        if "openvino" in machine.engines and not machine.bf16:
-            raise RuntimeUnavailable("this CPU does not multiply in bf16; use fp32 or int8")
-        return Choice(_installed("openvino", machine), None, served)
+    if served == "bf16" and name == "onnxruntime":
+        raise RuntimeUnavailable("ONNX Runtime does not compute in bf16 on CPUs; use runtime openvino, or fp32")
+    if served == "fp16" and name == "openvino":
+        raise RuntimeUnavailable("openvino gains nothing from fp16 on CPUs; use fp32, bf16 or int8")
     if name == "auto":
-        # In fp32 ONNX Runtime is about as fast, and dynamic int8 it alone computes at its speed.
+        # In fp32 ONNX Runtime is about as fast, and int8 with scales of the call it alone computes fast.
         static = served == "int8" and encoder.quantization == "static"
-        name = "openvino" if static and "openvino" in machine.engines else "onnxruntime"
-    return Choice(_installed("openvino" if name == "openvino" else "onnxruntime", machine), None, served)
+        name = "openvino" if served == "bf16" or (static and "openvino" in machine.engines) else "onnxruntime"
+    engine = _installed("openvino" if name == "openvino" else "onnxruntime", machine)
+    if served == "bf16" and not machine.bf16:
+        raise RuntimeUnavailable("this CPU does not multiply in bf16; use fp32 or int8")
+    return Choice(engine, None, served)
 
 
 def _best_on_cpu(encoder: GraphSpec, name: RuntimeName, machine: Machine) -> ServedPrecision:
     """int8 where the export found it faster and as good, else bf16 where OpenVINO multiplies in it, else fp32."""
     if "int8" in encoder.files and (name != "openvino" or encoder.quantization == "static"):
         return "int8"
-    return "bf16" if machine.bf16 and name != "onnxruntime" else "fp32"
+    return "bf16" if "openvino" in machine.engines and machine.bf16 and name != "onnxruntime" else "fp32"
 
 
 def _installed(engine: EngineName, machine: Machine) -> EngineName:
-    if engine not in machine.engines:
-        raise RuntimeUnavailable(f"{engine} is not installed; {_INSTALL[engine]}")
-    return engine
+    if engine in machine.engines:
+        return engine
+    reason = machine.broken.get("openvino" if engine == "openvino" else "onnxruntime")
+    if reason is not None and engine != "tensorrt":
+        raise RuntimeUnavailable(_broken(engine, reason))
+    raise RuntimeUnavailable(f"{engine} is not installed; {_INSTALL[engine]}")
+
+
+def _broken(engine: EngineName, reason: str) -> str:
+    return f"{engine} is installed and cannot be imported: {reason}; install it again: {_INSTALL[engine]}"
 
 
 def _open(bundle: Bundle, choice: Choice, lanes: int | None, engine_cache: Path | None) -> Runtime:

@@ -10,25 +10,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from bundle.errors import BundleError, InferenceError, RuntimeUnavailable
-from bundle.masking import all_ids, keep_ids
+from bundle.masking import keep_ids
 from bundle.store import Bundle
 from runtime.base import Arrays
 from runtime.cores import usable_cores
 from runtime.onnx import OnnxRuntime
+from runtime.selfcheck import prove
+from tests.runtime.conftest import edited, images
 
 
 @pytest.fixture(scope="module")
 def runtime(tiny_bundle: Bundle) -> OnnxRuntime:
     return OnnxRuntime(tiny_bundle)
-
-
-def images(n: int, seed: int = 0) -> Arrays:
-    """The encoder's inputs: noise, all patches."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
-    return {"images": pixels, "ids_keep": all_ids(n, 16)}
 
 
 def test_every_graph_gives_its_golden_outputs(tiny_bundle: Bundle, runtime: OnnxRuntime) -> None:
@@ -115,6 +113,9 @@ def test_a_failing_call_says_so_and_the_next_one_works(runtime: OnnxRuntime) -> 
 
 def test_lanes_are_the_usable_cores_unless_set(tiny_bundle: Bundle, runtime: OnnxRuntime) -> None:
     assert (runtime.name, runtime.device, runtime.precision, runtime.max_batch) == ("onnxruntime", "cpu", "fp32", 4)
+    assert runtime.details == {
+        "version": onnxruntime.__version__, "provider": "CPUExecutionProvider", "threads_per_lane": 1
+    }  # fmt: skip
     assert runtime.lanes == usable_cores()
     assert OnnxRuntime(tiny_bundle, lanes=3).lanes == 3
     with pytest.raises(ValueError, match="lanes must be at least 1, got 0"):
@@ -134,6 +135,32 @@ def test_a_precision_that_the_bundle_lacks_is_refused(tiny_bundle: Bundle) -> No
         OnnxRuntime(tiny_bundle, "int8")
 
 
+def test_int8_runs_the_int8_graph_and_the_others_in_fp32(int8_bundle: Bundle) -> None:
+    runtime = OnnxRuntime(int8_bundle, "int8")
+    prove(int8_bundle, runtime)
+    batch = images(4)
+    off = np.abs(runtime.run("encoder", batch)["cls"] - OnnxRuntime(int8_bundle).run("encoder", batch)["cls"]).max()
+    assert 0.001 < off < 1
+
+
+def test_a_graph_that_lacks_an_input_is_named(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    def rename(model: onnx.ModelProto) -> None:
+        model.graph.input[0].name = "features"
+        for node in model.graph.node:
+            node.input[:] = ["features" if name == "mean" else name for name in node.input]
+
+    with pytest.raises(BundleError, match=r"head \(.*head\.onnx\) .* lacks the input 'mean', and has 'features'"):
+        OnnxRuntime(edited(tiny_bundle, tmp_path, "head", rename))
+
+
+def test_a_graph_of_another_size_is_named(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    def one_image(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+    with pytest.raises(BundleError, match=r"'mean' is float32 \[1, 32\], and should be float32 \[N, 32\]; export"):
+        OnnxRuntime(edited(tiny_bundle, tmp_path, "head", one_image))
+
+
 def test_a_graph_that_onnx_runtime_refuses_is_named(tiny_bundle: Bundle, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tiny_bundle.path, tmp_path / "copy"))
     (copy / "decoder.onnx").write_bytes(b"no graph at all")
@@ -150,6 +177,8 @@ from bundle.errors import OutOfMemory
 from bundle.masking import all_ids
 from bundle.store import load_bundle
 from runtime.onnx import OnnxRuntime
+from runtime.selfcheck import prove
+from tests.runtime.conftest import edited, images
 
 def run(n):
     runtime.run("encoder", {{"images": np.zeros((n, 32, 32, 3), np.uint8), "ids_keep": all_ids(n, 16)}})

@@ -38,11 +38,7 @@ def test_a_size_that_the_engine_does_not_know_is_believed(width: int | str | Non
         ({"images": ("uint8", (1, 32, 32, 3))}, {}, r"'images' is uint8 \[1, 32, 32, 3\], and should be uint8 \[N,"),
         ({"ids_keep": ("int64", ("N",))}, {}, r"input 'ids_keep' is int64 \[N\], and should be int64 \[N, K\]"),
         ({}, {"tokens": None}, "it lacks the output 'tokens', and has none"),
-        (
-            {},
-            {"tokens": ("float16", ("N", None, 8))},
-            r"output 'tokens' is float16 .* should be float32 \[N, 1\+K, 8\]",
-        ),
+        ({}, {"tokens": ("float16", ("N", None, 8))}, r"'tokens' is float16 .* should be float32 \[N, 1\+K, 8\]"),
         ({}, {"patches": ("float32", ("N",))}, "it has an unknown output 'patches'"),
     ],
 )
