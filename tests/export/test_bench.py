@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from export.bench.peak import matrix_peak
 from export.bench.worker import Bench
 from export.errors import ExportError
 from export.flops import encoder_flops
+from export.inspect import InspectConfig
 from runtime.fake import FakeRuntime
 from runtime.machine import Machine
 
@@ -109,7 +110,8 @@ def test_what_is_held_against_fp32(ran: Ran) -> None:
     assert (fp32.speedup.latency, fp32.speedup.throughput) == (1, 1)
     assert fp32.cosine is not None
     assert fp16.cosine is not None
-    assert (fp32.cosine.min, fp16.cosine.min) == (pytest.approx(1), pytest.approx(1))  # the very same graph
+    assert fp32.cosine.min == pytest.approx(1)
+    assert fp16.cosine.min == pytest.approx(1)  # the very same graph
     assert fake.cosine is not None
     assert fake.cosine.min < fake.cosine.mean < 0.9  # noise
     assert [row.auto for row in ran.document.rows] == [False, False, False]  # auto picks int8, which failed
@@ -168,7 +170,13 @@ def worker() -> Iterator[Worker]:
 
 
 def test_a_process_that_hangs_is_ended(worker: Worker, bundle: Bundle) -> None:
-    opened = {"opener": "engine", "bundle": str(bundle.path), "runtime": "fake", "device": "cpu", "precision": "fp32"}
+    opened: dict[str, Any] = {
+        "opener": "engine",
+        "bundle": str(bundle.path),
+        "runtime": "fake",
+        "device": "cpu",
+        "precision": "fp32",
+    }
     assert worker.call("open", **opened)["lanes"] == 1
     with pytest.raises(EngineFailed, match=r"no answer within 0\.5 s"):
         worker.call("calls", batch=1, ids=[0], seconds=60, timeout_s=0.5)
@@ -246,7 +254,7 @@ def test_candidates_on_a_cpu(bundle: Bundle) -> None:
     assert found == [
         BASELINE,
         *(Candidate("onnxruntime", "cpu", precision) for precision in ("fp16", "int8")),
-        *(Candidate("openvino", "cpu", precision) for precision in PRECISIONS),
+        *(Candidate("openvino", "cpu", precision) for precision in ("fp32", "bf16", "int8")),
     ]
     assert [c for c in found if c.auto] == [Candidate("onnxruntime", "cpu", "int8")]
 
@@ -367,3 +375,28 @@ def test_a_full_disk_leaves_the_older_figures(ran: Ran, tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("b.json", "older")]
+
+
+# The page
+
+
+@pytest.mark.parametrize(("command", "config"), [("inspect", InspectConfig), ("bench", BenchConfig)])
+def test_every_flag_is_told_with_its_default(command: str, config: Any) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    table = page.split(f"| flag of {command} |")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    told = {row[0].strip("`"): row[1] for row in rows}
+    real = {"BUNDLE" if f.name == "bundle" else f"--{f.name.replace('_', '-')}": f.default for f in fields(config)}
+    assert list(told) == list(real)
+    shown = {name: str(default) for name, default in real.items() if default and default is not MISSING}
+    assert {name: told[name] for name in shown} == shown
+
+
+def test_every_column_of_the_bench_is_told(ran: Ran) -> None:
+    section = (Path(__file__).parents[2] / "docs" / "export.md").read_text().split("\n## Measuring")[1]
+    told = {
+        name.strip() for line in section.splitlines() if line.startswith("| ") for name in line.split("|")[1].split(",")
+    }
+    columns = {"engine", "lanes", "p50 ms", "p99 ms", "times", "batch", "images/s", "GFLOP/s", "of peak", "cosine min"}
+    assert columns <= told
+    assert all(column in ran.stdout for column in columns)
