@@ -27,11 +27,13 @@ from bundle.masking import keep_ids
 from bundle.store import Bundle, load_bundle
 from export.bench.candidates import PRECISIONS, RUNTIMES, find_candidates
 from export.bench.client import EngineFailed, Worker
+from export.bench.rounds import peak_precision
 from export.flops import encoder_flops
 from export.pipeline import ExportConfig, export_run
 from mae.config import PRESETS, preset
 from mae.weights import save_model
 from runtime.agreement import cosines
+from runtime.base import ServedPrecision
 from runtime.cores import usable_cores
 from runtime.machine import survey
 
@@ -40,13 +42,14 @@ WORKER = "benchmarks.engines_worker"
 
 @dataclass
 class Engine:
-    """`rates`: images/s of each round, by share of patches kept. `cosine`: the least, to the first engine's outputs."""
+    """`limit`: the precision whose peak it is held against. `rates`: images/s of each round, by share of patches kept.
+    `cosine`: the least, to the first engine's outputs.
+    """
 
     label: str
     arguments: dict[str, Any]
     worker: Worker
-    lanes: int = 1
-    precision: str = "fp32"
+    limit: ServedPrecision
     rates: dict[float, list[float]] = field(default_factory=dict)
     cosine: float | None = None
 
@@ -97,7 +100,8 @@ def opened(labels: dict[str, dict[str, Any]], bundle: Bundle, stack: ExitStack) 
         except EngineFailed as e:
             print(f"{label}: {e}", flush=True)
             continue
-        engines.append(Engine(label, arguments, worker, facts["lanes"], facts["precision"]))
+        limit = peak_precision(facts["device"], facts["precision"])
+        engines.append(Engine(label, arguments, worker, limit))
     return engines
 
 
@@ -134,34 +138,41 @@ def ratio(numerator: list[float], denominator: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
 
 
-def run(args: argparse.Namespace, bundle: Bundle, engines: list[Engine], report: Report) -> None:
-    model = bundle.manifest.model
-    peaks: dict[str, float] = {}
+def take_turns(args: argparse.Namespace, num_patches: int, engines: list[Engine]) -> dict[ServedPrecision, float]:
+    """Fill in the engines' rates, taking out those that fail; the measured peak of each precision in FLOP/s."""
+    peaks: dict[ServedPrecision, float] = {}
     on_gpu = args.device != "cpu"
+    ids = {keep: keep_ids(num_patches, keep).tolist() for keep in (1.0, args.keep)}
     with Worker(WORKER) as meter:
         for number in range(-1, args.rounds):  # the first one only warms up
             for engine in engines[:: -1 if number % 2 else 1]:
-                for keep in (1.0, args.keep):
-                    ids = keep_ids(model.num_patches, keep).tolist()
-                    rate = measure(engine, ids, args.batch, args.seconds, on_gpu=on_gpu)
-                    if number >= 0:
+                try:
+                    rates = {k: measure(engine, ids[k], args.batch, args.seconds, on_gpu=on_gpu) for k in ids}
+                except EngineFailed as e:
+                    print(f"{engine.label}: {e}", flush=True)
+                    engines.remove(engine)
+                    continue
+                if number >= 0:
+                    for keep, rate in rates.items():
                         engine.rates.setdefault(keep, []).append(rate)
-            for precision in {engine.precision for engine in engines}:
+            for limit in dict.fromkeys(engine.limit for engine in engines):
                 found = meter.call(
-                    "peak",
-                    device="cuda:0" if on_gpu else "cpu",
-                    precision=precision,
-                    threads=usable_cores(),
-                    seconds=0.5,
+                    "peak", device="cuda:0" if on_gpu else "cpu", precision=limit, threads=usable_cores(), seconds=0.5
                 )
-                peaks[precision] = max(peaks.get(precision, 0.0), found["flops_per_s"] if found else 0.0)
+                peaks[limit] = max(peaks.get(limit, 0.0), found["flops_per_s"] if found else 0.0)
             print(f"round {number + 1} of {args.rounds}", flush=True)
+    return peaks
+
+
+def tell(
+    args: argparse.Namespace, flops: int, engines: list[Engine], peaks: dict[ServedPrecision, float], report: Report
+) -> None:
+    """`flops`: of one image, all patches kept."""
     first = engines[0]
-    flops = encoder_flops(model, model.num_patches)
     for engine in engines:
         rate = statistics.median(engine.rates[1.0])
-        peak = peaks[engine.precision]
-        share = f", {rate * flops / peak:.0%} of the {engine.precision} peak" if peak else ""
+        peak = peaks[engine.limit]
+        share = f", {rate * flops / peak:.0%} of the {engine.limit} peak" if peak else ""
         cosine = "" if engine.cosine is None else f", cosine {engine.cosine:.6f}"
         times = ratio(engine.rates[1.0], first.rates[1.0])
         report.add(
@@ -170,8 +181,8 @@ def run(args: argparse.Namespace, bundle: Bundle, engines: list[Engine], report:
     for engine in engines:
         gain = ratio(engine.rates[args.keep], engine.rates[1.0])
         report.add(f"keep {args.keep:g} / keep 1, {engine.label}", f"{gain:.2f}x")
-    for precision, peak in sorted(peaks.items()):
-        report.add(f"measured peak, {precision}", f"{peak / 1e9:,.0f} GFLOP/s")
+    for limit, peak in sorted(peaks.items()):
+        report.add(f"measured peak, {limit}", f"{peak / 1e9:,.0f} GFLOP/s")
 
 
 def main() -> None:
@@ -201,7 +212,8 @@ def main() -> None:
             f"{what}: {model.depth} x {model.dim}, patch {model.patch_size} at {model.image_size[0]} px, batch "
             f"{args.batch} on {args.device}, {args.rounds} rounds",
         )
-        run(args, bundle, engines, report)
+        peaks = take_turns(args, model.num_patches, engines)
+        tell(args, encoder_flops(model, model.num_patches), engines, peaks, report)
         report.write()
 
 

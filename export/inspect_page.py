@@ -27,7 +27,8 @@ def show(found: Inspection) -> None:
     if manifest is not None:
         out.print(fields_table(_facts(manifest)))
     if found.graphs:
-        out.print(_sizes(found.graphs), _ops(found.graphs), _parity(found.graphs))
+        tables = (_sizes, _ops, _parity, _image_parity)
+        out.print(*(table for make in tables if (table := make(found.graphs)) is not None))
     for each in found.repeated[:_MOST_REPEATED]:
         out.print(f"stored {len(each.places)} times, {each.size_bytes / 1e6:.2f} MB each: {', '.join(each.places)}")
     if len(found.repeated) > _MOST_REPEATED:
@@ -96,27 +97,32 @@ def _ops(graphs: list[GraphFacts]) -> Table:
 
 
 def _parity(graphs: list[GraphFacts]) -> Table:
-    """Columns of real images only where an export had some."""
-    real = any(g.parity and g.parity.images for g in graphs)
-    top1 = any(g.parity and g.parity.images and g.parity.images.top1_agreement is not None for g in graphs)
-    columns = ["graph", ">off by", ">allowed", ">cosine min", ">mean", ">allowed"]
-    columns += [">images", ">off by", ">cosine min", ">mean"] if real else []
-    columns += [">top-1"] if top1 else []
     table = new_table(
-        "Distance from torch at export: made-up inputs" + (", then real images" if real else ""), *columns
-    )
+        "Distance from torch at export, on made-up inputs",
+        "graph", ">off by", ">allowed", ">cosine min", ">mean", ">least allowed",
+    )  # fmt: skip
     for g in graphs:
-        if g.parity is None:
-            table.add_row(_name(g), "not known")
+        p = g.parity
+        if p is None:
+            table.add_row(_name(g), "unknown")
             continue
-        p, images = g.parity, g.parity.images
-        cells = [f"{p.max_abs:.1e}", f"{p.tolerance:.1e}", _cosine(p.cosine_min), _cosine(p.cosine_mean)]
-        cells.append(_cosine(p.min_cosine))
-        if images is not None:
-            cells += [str(images.num_images), f"{images.max_abs:.1e}", _cosine(images.cosine_min)]
-            cells.append(_cosine(images.cosine_mean))
-            cells += [f"{images.top1_agreement:.1%}"] if images.top1_agreement is not None else []
-        table.add_row(_name(g), *cells)
+        cosine = (_cosine(value) for value in (p.cosine_min, p.cosine_mean, p.min_cosine))
+        table.add_row(_name(g), f"{p.max_abs:.1e}", f"{p.tolerance:.1e}", *cosine)
+    return table
+
+
+def _image_parity(graphs: list[GraphFacts]) -> Table | None:
+    """None where the export had no real images."""
+    found = [(_name(g), g.parity.images) for g in graphs if g.parity is not None and g.parity.images is not None]
+    if not found:
+        return None
+    table = new_table(
+        "Distance from torch at export, on real images",
+        "graph", ">images", ">off by", ">cosine min", ">mean", ">same top-1",
+    )  # fmt: skip
+    for name, p in found:
+        top1 = "" if p.top1_agreement is None else f"{p.top1_agreement:.1%}"
+        table.add_row(name, str(p.num_images), f"{p.max_abs:.1e}", _cosine(p.cosine_min), _cosine(p.cosine_mean), top1)
     return table
 
 

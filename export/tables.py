@@ -20,13 +20,12 @@ def paper() -> Console:
 
 
 def new_table(title: str, *columns: str) -> Table:
-    """Columns whose name begins with ">" are numbers, set to the right and never cut."""
+    """The first column and those whose name begins with ">", numbers set to the right, are never broken into lines."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in columns:
-        number = column.startswith(">")
-        table.add_column(
-            column.removeprefix(">"), justify="right" if number else "left", no_wrap=number, overflow="fold"
-        )
+    for index, column in enumerate(columns):
+        name, number = column.removeprefix(">"), column.startswith(">")
+        no_wrap = number or index == 0
+        table.add_column(name, justify="right" if number else "left", no_wrap=no_wrap, overflow="fold")
     return table
 
 

@@ -133,6 +133,9 @@ def _open(c: Contestant, bundle: Bundle, plan: Plan, scratch: Path) -> None:
     c.worker.call("outputs", inputs=str(plan.inputs), out=str(out))
     with np.load(out) as arrays:
         c.outputs = dict(arrays)
+    for output, array in c.outputs.items():
+        if not np.isfinite(array).all():  # as where fp16 overflows: how fast it is does not matter then
+            raise EngineFailed(f"its {output} are not all finite numbers")
 
 
 def _try_batch(c: Contestant, plan: Plan, index: int) -> None:
@@ -167,11 +170,13 @@ def _measure_peaks(
             peaks[device, precision] = Peak(device=device, precision=precision, **found)
 
 
+def peak_precision(device: str, precision: ServedPrecision) -> ServedPrecision:
+    """The one whose peak is the limit: CPUs compute an fp16 graph in fp32."""
+    return "fp32" if device == "cpu" and precision == "fp16" else precision
+
+
 def _peak_key(c: Contestant) -> tuple[str, ServedPrecision]:
-    """CPUs compute an fp16 graph in fp32."""
-    device: str = c.facts["device"]
-    precision: ServedPrecision = c.facts["precision"]
-    return device, "fp32" if device == "cpu" and precision == "fp16" else precision
+    return c.facts["device"], peak_precision(c.facts["device"], c.facts["precision"])
 
 
 def _row(

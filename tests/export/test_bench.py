@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from PIL import Image
 
 import export.bench.rounds
@@ -23,6 +25,7 @@ from bundle.errors import BundleError
 from bundle.manifest import Manifest
 from bundle.masking import keep_ids
 from bundle.store import Bundle, write_bundle
+from export.bench.__main__ import main
 from export.bench.candidates import BASELINE, PRECISIONS, RUNTIMES, Candidate, find_candidates
 from export.bench.client import EngineFailed, Worker
 from export.bench.command import BenchConfig, _write, run_bench
@@ -158,6 +161,23 @@ def test_a_process_that_is_killed_costs_its_row_alone(
     document = run_bench(config, progress)
     assert [row.precision for row in document.rows] == ["fp32"]
     assert [(each.precision, each.reason) for each in document.failed] == [("fp16", "its process ended by SIGKILL")]
+
+
+def test_outputs_that_are_no_numbers_are_no_result(bundle: Bundle, tmp_path: Path) -> None:
+    """As fp16 that overflows: the "fp16" encoder, its positions infinite."""
+    model = onnx.load(bundle.graph_file("encoder"))
+    (positions,) = (tensor for tensor in model.graph.initializer if tuple(tensor.dims) == (16, 32))
+    positions.CopyFrom(numpy_helper.from_array(np.full((16, 32), np.inf, np.float32), positions.name))
+    fields = bundle.manifest.model_dump(mode="json", exclude={"files", "digest", "created_at"})
+    files: dict[str, Path | bytes] = {name: bundle.path / name for name in bundle.manifest.files}
+    files["encoder.fp16.onnx"] = model.SerializeToString()
+    broken = write_bundle(tmp_path / "bundle", fields, files)
+    flags = QUICK | {"precisions": "fp32,fp16", "rounds": 1}
+    document = run_bench(BenchConfig(bundle=broken.path, **flags, out=tmp_path / "b.json"))
+    assert [row.precision for row in document.rows] == ["fp32"]
+    assert [(each.precision, each.reason) for each in document.failed] == [
+        ("fp16", "its cls are not all finite numbers")
+    ]
 
 
 # One engine's process
@@ -348,6 +368,16 @@ def test_flags_that_cannot_be(bundle: Bundle, tmp_path: Path, flags: dict[str, A
         run_bench(BenchConfig(bundle=bundle.path, **{**QUICK, "out": tmp_path / "b.json", **flags}))
     assert message in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_refuses_in_one_line(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", str(bundle.path), "--keep", "0"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert capsys.readouterr() == ("", "error: --keep must lie above 0 and at most at 1, got 0\n")
 
 
 def test_places_that_cannot_be_written(bundle: Bundle, tmp_path: Path) -> None:

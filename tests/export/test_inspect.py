@@ -222,6 +222,21 @@ def test_what_is_printed(
     assert f"all {len(FILES) + 1} files are as they were written" in " ".join(printed.split())
 
 
+def test_a_graph_with_every_figure_fits_100_columns(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parity = json.loads((copy / "manifest.json").read_text())["parity"]
+    images = {"num_images": 64, "max_abs": 0.02, "cosine_min": 0.9991, "cosine_mean": 0.9995, "top1_agreement": 0.984}
+    parity["head.fp32"] |= {"cosine_mean": 0.9997, "min_cosine": 0.999, "images": images}
+    sign(copy, parity=parity)
+    assert run(monkeypatch, copy) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    made_up, real = (line.split() for line in lines if line.startswith(" head fp32") and "0.999" in line)
+    assert made_up[-2:] == ["0.999700", "0.999000"]
+    assert real == ["head", "fp32", "64", "2.0e-02", "0.999100", "0.999500", "98.4%"]
+
+
 def test_the_document_is_json(copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     flip(copy / "labels.json")
     assert run(monkeypatch, copy, "--json") == 1
