@@ -108,6 +108,7 @@ def service(bundle: Path) -> Iterator[int]:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", str(port), "--cache-bytes", "0"]
+    command += ["--runtime", "onnxruntime", "--device", "cpu", "--precision", "fp32"]  # what the limit runs
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MAEVE_")}
     process = subprocess.Popen([*command, "--log-level", "warning"], env=environment)
     try:

@@ -138,10 +138,22 @@ def test_every_setting_that_is_named_exists() -> None:
         assert named <= KNOWN, f"{file} names {sorted(named - KNOWN)}"
 
 
-@pytest.mark.parametrize("target", ["service", "service-gpu"])
+@pytest.mark.parametrize("target", ["service", "service-openvino", "service-gpu"])
 def test_the_image_runs_as_nobody_special(target: str) -> None:
     assert _values("USER", target) == ["10001:10001"]
     assert "--uid 10001 --gid maeve" in " ".join(_values("RUN", "runtime"))
+
+
+def test_the_image_for_gpus_asks_for_one() -> None:
+    assert _values("ENV", "service-gpu") == ["MAEVE_DEVICE=cuda"]
+    assert "MAEVE_DEVICE" not in " ".join(_values("ENV", "runtime"))
+    assert SERVICES["maeve-gpu"]["environment"]["MAEVE_DEVICE"] is None  # left to the image where nobody sets it
+
+
+def test_nothing_that_reports_its_use_is_left() -> None:
+    assert "ORT_DISABLE_TELEMETRY=1" in " ".join(_values("ENV", "runtime"))
+    [install] = _values("RUN", "dependencies-openvino")
+    assert install.endswith("uninstall --yes openvino-telemetry")
 
 
 def test_a_build_without_a_target_makes_the_cpu_image() -> None:
@@ -191,7 +203,9 @@ def test_the_base_image_is_the_python_of_the_tests() -> None:
 
 def test_the_requirements_are_those_of_pyproject() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for arguments, expected in (([], project["dependencies"]), (["gpu"], project["optional-dependencies"]["gpu"])):
+    extras = project["optional-dependencies"]
+    expectations = [([], project["dependencies"]), *(([name], extras[name]) for name in ("gpu", "openvino"))]
+    for arguments, expected in expectations:
         command = [sys.executable, "deploy/requirements.py", *arguments]
         printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
         assert printed.splitlines() == expected

@@ -16,12 +16,18 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import onnxruntime
+import openvino
 import pytest
 
 from bundle.masking import keep_ids, random_masking
 from bundle.preprocess import preprocess
 from bundle.store import Bundle
+from runtime.agreement import cosines
+from runtime.cores import usable_cores
+from runtime.machine import count_gpus
 from runtime.onnx import OnnxRuntime
+from runtime.openvino import multiplies_in_bf16
 from tests.service.helpers import eventually, free_port, photo
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +70,7 @@ def listens(port: int) -> bool:
 
 @pytest.fixture(scope="module")
 def service(tiny_bundle: Bundle) -> Iterator[Running]:
-    with running(tiny_bundle, "--cache-bytes", "0") as service:
+    with running(tiny_bundle, "--cache-bytes", "0", "--runtime", "onnxruntime", "--device", "cpu") as service:
         yield service
 
 
@@ -115,6 +121,49 @@ def test_errors_of_patches_are_those_of_the_decoder(service: Running, tiny_bundl
     target = (target - target.mean(1, keepdims=True)) / np.sqrt(target.var(1, ddof=1, keepdims=True) + 1e-6)
     body = service.http.post("/reconstruct", content=image, params={"mask_ratio": 0.5, "seed": 4}).json()
     np.testing.assert_allclose(body["error"], ((pred - target) ** 2).mean(1), rtol=1e-3)
+
+
+def test_info_says_what_runs(service: Running) -> None:
+    runtime = service.http.get("/info").json()["runtime"]
+    assert runtime == {
+        "name": "onnxruntime", "device": "cpu", "precision": "fp32", "lanes": usable_cores(), "max_batch": 4,
+        "version": onnxruntime.__version__, "provider": "CPUExecutionProvider", "threads_per_lane": 1,
+    }  # fmt: skip
+
+
+def test_openvino_serves_in_the_best_that_this_cpu_has(tiny_bundle: Bundle) -> None:
+    precision = "bf16" if multiplies_in_bf16(openvino.Core()) else "fp32"
+    image = photo(1, "JPEG", 120, 90)
+    with running(tiny_bundle, "--runtime", "openvino", "--lanes", "2") as service:
+        runtime = service.http.get("/info").json()["runtime"]
+        assert (runtime["name"], runtime["precision"], runtime["lanes"]) == ("openvino", precision, 2)
+        assert runtime["inference_precision"] == precision.replace("fp", "f")
+        answer = service.http.post("/embed", content=image, params={"pooling": "cls"}, headers=OCTETS)
+        probabilities = service.http.post("/classify", content=image).json()["predictions"][0]
+    pixels = preprocess(image, tiny_bundle.manifest.preprocess)[None]
+    ids = keep_ids(tiny_bundle.manifest.model.num_patches, 1)[None]
+    want = OnnxRuntime(tiny_bundle).run("encoder", {"images": pixels, "ids_keep": ids})["cls"]
+    assert cosines(np.frombuffer(answer.content, "<f4")[None], want)[0] > 0.999
+    assert sum(entry["probability"] for entry in probabilities) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.skipif(count_gpus() > 0, reason="there is a GPU")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--device", "cuda"], "cuda was asked for, and CUDA finds no NVIDIA GPU; check nvidia-smi and "),
+        (["--runtime", "tensorrt"], "tensorrt was asked for, and CUDA finds no NVIDIA GPU; check nvidia-smi and "),
+        (["--runtime", "openvino", "--device", "cuda"], "openvino runs on CPUs here; use device cpu, or runtime "),
+        (["--runtime", "onnxruntime", "--precision", "int8"], "BUNDLE: no int8 encoder graph; there are fp32"),
+    ],
+)
+def test_what_cannot_be_had_ends_it_with_one_line(tiny_bundle: Bundle, flags: list[str], message: str) -> None:
+    command = [sys.executable, "-m", "service", "--bundle", str(tiny_bundle.path), "--port", "0", *flags]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAEVE_")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: " + message.replace("BUNDLE", str(tiny_bundle.path)))
 
 
 def test_memory_stays_small_and_flat_while_tensors_are_sent(service: Running) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,29 @@ def test_one_that_is_off_is_refused_and_the_graph_named(tiny_bundle: Bundle, gra
     runtime.wrong, runtime.by = graph, by
     with pytest.raises(RuntimeUnavailable, match=rf"onnxruntime on cpu in fp32 computes another {graph}\.\w+ than"):
         prove(tiny_bundle, runtime)
+
+
+@pytest.mark.parametrize(("by", "fits"), [(0.001, True), (3.0, False), (float("nan"), False)])
+def test_bf16_is_held_to_a_cosine_as_the_bundle_has_no_figures(tiny_bundle: Bundle, by: float, fits: bool) -> None:
+    runtime = Off(tiny_bundle)
+    runtime.precision, runtime.by = "bf16", by
+    refused = pytest.raises(
+        RuntimeUnavailable, match=r"in bf16 computes another decoder\.patches than .*: cosine .*0.999"
+    )
+    with nullcontext() if fits else refused:
+        prove(tiny_bundle, runtime)
+
+
+def test_int8_is_held_to_the_exports_figures(int8_bundle: Bundle) -> None:
+    """The encoder to those of its int8 graph; the decoder, which comes in fp32 alone, to those of fp32."""
+    runtime = Off(int8_bundle, "int8")
+    runtime.wrong, runtime.by = "encoder", 0.9
+    prove(int8_bundle, OnnxRuntime(int8_bundle, "int8"))
+    with pytest.raises(RuntimeUnavailable, match=r"in int8 computes another encoder\.\w+ than the export saw"):
+        prove(int8_bundle, runtime)
+    runtime.wrong, runtime.by = "decoder", 0.01
+    with pytest.raises(RuntimeUnavailable, match=r"in int8 computes another decoder\.patches .*: 1\.0e-02 off"):
+        prove(int8_bundle, runtime)
 
 
 async def test_the_service_does_not_start_with_it(tiny_bundle: Bundle) -> None:
