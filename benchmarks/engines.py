@@ -54,13 +54,16 @@ class Engine:
     cosine: float | None = None
 
 
-def random_bundle(name: str, folder: Path) -> Bundle:
-    """An untrained network, exported as a finished run would be."""
-    config = preset(name, decoder_dim=128, decoder_depth=1, decoder_heads=4)  # type: ignore[arg-type]
-    save_model(random_network(config), folder / "run")
-    data = {"name": "none", "num_images": 0, "pack_size": config.image_size}
+def random_bundle(name: str, folder: Path, precision: str, images: Path | None) -> Bundle:
+    """An untrained network, exported as a finished run would be; int8 where it stays close enough on `images`."""
+    network = preset(name, decoder_dim=128, decoder_depth=1, decoder_heads=4)  # type: ignore[arg-type]
+    save_model(random_network(network), folder / "run")
+    data = {"name": "none", "num_images": 0, "pack_size": network.image_size}
     (folder / "run" / "run.json").write_text(json.dumps({"kind": "pretrain", "data": data}))
-    return export_run(ExportConfig(run=folder / "run", out=folder / "bundle", name=f"random-{name}"), progress=print)
+    config = ExportConfig(
+        run=folder / "run", out=folder / "bundle", name=f"random-{name}", precision=precision, images=images
+    )
+    return export_run(config, progress=print)
 
 
 def contestants(bundle: Bundle, device: str, *, is_random: bool) -> dict[str, dict[str, Any]]:
@@ -189,6 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(PRESETS), default="tiny")
     parser.add_argument("--bundle", type=Path, help="measure this bundle instead of a random network")
+    parser.add_argument("--images", type=Path, help="real ones, to make int8 of the random network by")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--batch", type=int, help="8 on a CPU, 128 on a GPU")
     parser.add_argument("--keep", type=float, default=0.5)
@@ -198,7 +202,11 @@ def main() -> None:
     args.batch = args.batch or {"cpu": 8, "cuda": 128}[args.device]
     with tempfile.TemporaryDirectory(prefix="maeve-engines-") as name, ExitStack() as stack:
         folder = Path(name)
-        bundle = random_bundle(args.preset, folder) if args.bundle is None else load_bundle(args.bundle)
+        if args.bundle is None:
+            variants = {"cpu": "fp32,int8", "cuda": "fp32,fp16"}[args.device]
+            bundle = random_bundle(args.preset, folder, variants, args.images)
+        else:
+            bundle = load_bundle(args.bundle)
         labels = contestants(bundle, args.device, is_random=args.bundle is None)
         engines = opened(labels, bundle, stack)
         if not engines:

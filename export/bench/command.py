@@ -136,7 +136,9 @@ def _plan(config: BenchConfig, bundle: Bundle, batches: dict[str, list[int]], sc
     """What to do, and what the document says of it. The inputs are left in `scratch`."""
     model = bundle.manifest.model
     ids = keep_ids(model.num_patches, config.keep)
-    images = None if config.images is None else read_images(config.images, bundle.manifest, config.num_images)
+    images = (
+        None if config.images is None else read_images(config.images, bundle.manifest.preprocess, config.num_images)
+    )
     inputs = scratch / "inputs.npz"
     np.savez(inputs, allow_pickle=False, **comparison_inputs(bundle, images, ids))
     flops = encoder_flops(model, len(ids))

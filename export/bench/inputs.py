@@ -5,41 +5,24 @@ Letters: N images, H x W pixels, C channels, K patches kept.
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.errors import InvalidInput
-from bundle.manifest import GOLDEN_FILE, Manifest
-from bundle.preprocess import preprocess
+from bundle.manifest import GOLDEN_FILE, Preprocess
 from bundle.store import Bundle
 from export.errors import ExportError
+from export.images import find_images
 from runtime.base import Arrays
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
-
-def read_images(source: Path, manifest: Manifest, limit: int) -> NDArray[np.uint8]:
-    """u8 [N, H, W, C], at most `limit`: the first ones of an .npz's array `images`, or of a folder, by name.
-
-    A folder is searched at any depth, and its images are cut to size as the service cuts them; ones that cannot be read
-    are passed over. ExportError if there are none, or if an array is not of the bundle's images.
-    """
-    if source.is_dir():
-        return _from_folder(source, manifest, limit)
-    size = (*manifest.model.image_size, manifest.model.channels)
-    try:
-        with np.load(source, allow_pickle=False) as arrays:
-            images: NDArray[Any] = arrays["images"][:limit]
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as e:
-        raise ExportError(f"{source} is neither a folder of images nor an .npz with an array `images`: {e}") from e
-    if images.dtype != np.uint8 or images.shape[1:] != size or not len(images):
-        wanted = ", ".join(map(str, size))
-        raise ExportError(f"{source}: images must be uint8 [N, {wanted}], got {images.dtype} {list(images.shape)}")
-    return np.ascontiguousarray(images)
+def read_images(source: Path, spec: Preprocess, limit: int) -> NDArray[np.uint8]:
+    """u8 [N, H, W, C], at most `limit`, evenly spread over a folder or an .npz file. ExportError as `find_images`."""
+    found = find_images(source, source, spec)
+    assert found is not None  # only a run may have left none
+    count = len(found.pixels)
+    return found.pixels[np.linspace(0, count - 1, min(count, limit)).astype(np.int64)]
 
 
 def comparison_inputs(bundle: Bundle, images: NDArray[np.uint8] | None, ids: NDArray[np.int64]) -> Arrays:
@@ -52,18 +35,3 @@ def comparison_inputs(bundle: Bundle, images: NDArray[np.uint8] | None, ids: NDA
         return {name: golden[f"encoder.in.{name}"] for name in names}
     except KeyError as e:
         raise ExportError(f"{bundle.path}: {GOLDEN_FILE} has no {e}; export it again, or give --images") from e
-
-
-def _from_folder(folder: Path, manifest: Manifest, limit: int) -> NDArray[np.uint8]:
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
-    images: list[NDArray[np.uint8]] = []
-    for file in files:
-        try:
-            images.append(preprocess(file.read_bytes(), manifest.preprocess, channels=manifest.model.channels))
-        except (InvalidInput, OSError):
-            continue
-        if len(images) == limit:
-            break
-    if not images:
-        raise ExportError(f"{folder} holds no image that can be read; give a folder of JPEG, PNG or the like")
-    return np.stack(images)
