@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from bundle.manifest import GOLDEN_FILE, LABELS_FILE, MANIFEST_FILE, SCHEMA_VERS
 from bundle.place import check_place, staged
 
 _EXPORT_AGAIN = "export it again, or fetch another copy"
+_DIGEST_FAULT = "was altered or damaged (its digest does not hold)"
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,35 @@ def load_bundle(path: Path) -> Bundle:
 
     BundleError, saying what is wrong and what to do, for anything but a bundle exactly as it was written.
     """
-    manifest = _read_manifest(path)
-    for name, sha256 in manifest.files.items():
-        try:
-            actual = file_sha256(path / name)
-        except OSError as e:
-            raise BundleError(f"{path}: cannot read {name}: {e.strerror}; {_EXPORT_AGAIN}") from e
-        if actual != sha256:
-            raise BundleError(f"{path}: {name} was altered or damaged (sha256 differs); {_EXPORT_AGAIN}")
+    manifest, digest_holds = _read_manifest(path)
+    if not digest_holds:
+        raise BundleError(f"{path / MANIFEST_FILE}: {_DIGEST_FAULT}; {_EXPORT_AGAIN}")
+    fault = next(_file_faults(path, manifest), None)
+    if fault is not None:
+        raise BundleError(f"{path}: {fault}; {_EXPORT_AGAIN}")
     return Bundle(path, manifest, _labels(path, manifest))
+
+
+def audit(path: Path) -> tuple[Manifest | None, list[str]]:
+    """The manifest, unless it cannot be read, and all that is wrong with the bundle, in words: nothing, if it is sound.
+
+    What `load_bundle` refuses, every fault of it where that stops at the first, and files that the manifest does not
+    know.
+    """
+    try:
+        manifest, digest_holds = _read_manifest(path)
+    except BundleError as e:
+        return None, [str(e)]
+    faults = [] if digest_holds else [f"{MANIFEST_FILE} {_DIGEST_FAULT}"]
+    faults += _file_faults(path, manifest)
+    if LABELS_FILE not in manifest.files or (path / LABELS_FILE).is_file():  # a missing file is one fault, not two
+        try:
+            _labels(path, manifest)
+        except BundleError as e:
+            faults.append(str(e))
+    known = {MANIFEST_FILE, *manifest.files}
+    strangers = sorted(entry.name for entry in path.iterdir() if entry.name not in known)
+    return manifest, faults + [f"{name} does not belong here: the manifest does not know it" for name in strangers]
 
 
 def write_bundle(
@@ -96,7 +117,8 @@ def write_bundle(
     return replace(bundle, path=Path(os.path.abspath(out)))  # noqa: PTH100 - resolve() would follow a link
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _read_manifest(path: Path) -> tuple[Manifest, bool]:
+    """The manifest, and whether its digest holds. BundleError where there is none that fits the schema."""
     file = path / MANIFEST_FILE
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
@@ -113,9 +135,19 @@ def _read_manifest(path: Path) -> Manifest:
         manifest = Manifest.model_validate(raw)
     except ValidationError as e:
         raise BundleError(f"{file}: {_describe(e)}; {_EXPORT_AGAIN}") from e
-    if manifest_digest(raw) != manifest.digest:
-        raise BundleError(f"{file}: was altered or damaged (its digest does not hold); {_EXPORT_AGAIN}")
-    return manifest
+    return manifest, manifest_digest(raw) == manifest.digest
+
+
+def _file_faults(path: Path, manifest: Manifest) -> Iterator[str]:
+    """Of the files that the manifest names: those that cannot be read, and those with another sha256."""
+    for name, sha256 in manifest.files.items():
+        try:
+            actual = file_sha256(path / name)
+        except OSError as e:
+            yield f"cannot read {name}: {e.strerror}"
+            continue
+        if actual != sha256:
+            yield f"{name} was altered or damaged (sha256 differs)"
 
 
 def _labels(path: Path, manifest: Manifest) -> tuple[str, ...] | None:

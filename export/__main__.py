@@ -7,6 +7,7 @@ import sys
 import tyro
 
 from bundle.errors import MaeveError
+from bundle.manifest import GraphName, ImageParity, Parity, Precision
 from bundle.store import Bundle
 from export.errors import ParityError
 from export.formats.write import check_flags, export_as
@@ -37,17 +38,33 @@ def _export(config: ExportConfig) -> str:
 
 
 def summary(bundle: Bundle) -> str:
-    """The path, the digest and one row per graph."""
-    rows = [("graph", "file", "MB", "inputs", "outputs", "off by", "allowed")]
-    for name, graph in bundle.manifest.graphs.items():
-        parity = bundle.manifest.parity[f"{name}.fp32"]
-        file = bundle.graph_file(name)
-        inputs, outputs = (", ".join(tensor.name for tensor in side) for side in (graph.inputs, graph.outputs))
-        size = f"{file.stat().st_size / 1e6:.1f}"
-        rows.append((name, file.name, size, inputs, outputs, f"{parity.max_abs:.1e}", f"{parity.tolerance:.1e}"))
+    """The path, the digest and a row per graph and precision: its file, and how far it lies from torch.
+
+    Cosines and agreement are those on real images, if there were any.
+    """
+    rows = [("graph", "precision", "file", "MB", "off by", "cosine min", "mean", "top-1", "quantized")]
+    for name, parity in bundle.manifest.parity.items():
+        graph, _, precision = name.partition(".")
+        rows.append(_row(bundle, graph, precision, parity))  # type: ignore[arg-type]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join((str(bundle.path), f"digest {bundle.manifest.digest}", *table))
+
+
+def _row(bundle: Bundle, graph: GraphName, precision: Precision, parity: Parity) -> tuple[str, ...]:
+    spec, held = bundle.manifest.graphs[graph], bundle.nearest(graph, precision)
+    file = bundle.graph_file(graph, held)
+    weights = [bundle.path / spec.weights[held]] if held in spec.weights else []
+    size = f"{sum(part.stat().st_size for part in (file, *weights)) / 1e6:.1f}"
+    kind = (spec.quantization or "") if held == "int8" else ""
+    return graph, precision, file.name, size, f"{parity.max_abs:.1e}", *_on_images(parity.images), kind
+
+
+def _on_images(parity: ImageParity | None) -> tuple[str, str, str]:
+    if parity is None:
+        return "-", "-", "-"
+    top1 = "-" if parity.top1_agreement is None else f"{100 * parity.top1_agreement:.1f} %"
+    return f"{parity.cosine_min:.5f}", f"{parity.cosine_mean:.5f}", top1
 
 
 if __name__ == "__main__":

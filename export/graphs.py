@@ -1,7 +1,8 @@
 """The bundle's graphs: torch modules around a trained network's own layers, with the inputs and outputs of the bundle.
 
 They compute what the network computes, spelled for a runtime: uint8 in, the normalisation folded into the patch
-embedding, rows gathered by one flat index instead of elementwise. `export.verify` holds them against the network.
+embedding, the first token and the hidden ones made of rows of zeros, so that no engine has to compute a shape.
+`export.verify` holds them against the network.
 
 Letters: N images, H x W pixels, C channels, P patch side, L patches, K patches kept, D encoder width, E decoder width.
 An attribute must not be called like a graph's input or output (`cls`, `tokens`, ...): ONNX has one namespace for all.
@@ -13,138 +14,144 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from export.blocks import SpelledBlock, take_rows
 from mae.classifier import Classifier, LinearHead
 from mae.config import MAEConfig
-from mae.model import Decoder, Encoder, PatchEmbed
+from mae.model import Decoder, Encoder
+
+HALF_PIXEL = 2.0**-8  # exact in half precision, and so is its product with every pixel
 
 
 class PixelEmbed(nn.Module):
-    """u8 [N, H, W, C] -> patch embeddings with their positions, [N, K, D].
+    """u8 [N, H, W, C] -> the first token and the patches' embeddings, with positions: [N, 1 + K, D].
 
     Normalising is affine, and so is the embedding: W ((x / 255 - mean) / std) + b = W' x + b'. One product does both.
+    A row of zeros in front comes out of it as zeros: the table that is added holds the first token in row 0, and a
+    position plus b' in each of the others.
+
+    Pixels are moved about while they are bytes, the cheapest way on a CPU. `half`, which is for GPUs, takes them to
+    numbers at once. There W' alone would lie among the subnormal ones, which have few bits; pixels / 256 and 256 W' do
+    not.
     """
 
     weight: Tensor
-    bias: Tensor
-    positions: Tensor
+    table: Tensor
 
-    def __init__(self, embed: PatchEmbed, positions: Tensor, config: MAEConfig) -> None:
+    def __init__(self, encoder: Encoder, *, half: bool = False) -> None:
         super().__init__()
+        config = encoder.config
         self.patch_size, self.grid, self.num_patches = config.patch_size, config.grid, config.num_patches
-        mean = torch.tensor(config.mean, dtype=torch.float64)
-        std = torch.tensor(config.std, dtype=torch.float64)
-        weight = embed.proj.weight.detach().double().permute(0, 2, 3, 1)  # [D, C, P, P] -> [D, P, P, C]
-        bias = embed.proj.bias
-        assert bias is not None
-        shift = (weight * (mean / std)).sum(dim=(1, 2, 3))  # [D]
-        self.register_buffer("weight", (weight / (255 * std)).flatten(1).float().contiguous())  # [D, P*P*C]
-        self.register_buffer("bias", (bias.detach().double() - shift).float())
-        self.register_buffer("positions", positions.detach().contiguous())  # [L, D]
+        self.half_precision = half
+        dtype = torch.float16 if half else torch.float32
+        weight, bias = _folded(encoder, config)
+        self.register_buffer("weight", (weight / HALF_PIXEL if half else weight).to(dtype).contiguous())  # [D, P*P*C]
+        positions = encoder.pos_embed.detach().double()[0]  # [1 + L, D]
+        first = encoder.cls_token.detach().double()[0] + positions[:1]  # [1, D]
+        self.register_buffer("table", torch.cat([first, positions[1:] + bias]).to(dtype))  # [1 + L, D]
 
     def forward(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         n, _, _, c = images.shape
         (rows, columns), p = self.grid, self.patch_size
-        x = images.reshape(n, rows, p, columns, p, c)  # n h p w q c
-        x = x.permute(0, 1, 3, 2, 4, 5).reshape(-1, p * p * c)  # n h w p q c -> [N*L, P*P*C]
-        if ids_keep is None:
-            return F.linear(x.float(), self.weight, self.bias).reshape(n, self.num_patches, -1) + self.positions
-        x = gather_rows(x, ids_keep, self.num_patches)  # u8 [N, K, P*P*C]
-        return F.linear(x.float(), self.weight, self.bias) + F.embedding(ids_keep, self.positions)
+        x = images.half() * HALF_PIXEL if self.half_precision else images
+        x = x.reshape(n, rows, p, columns, p, c)  # n h p w q c
+        x = x.permute(0, 1, 3, 2, 4, 5).reshape(n, self.num_patches, p * p * c)  # n h w p q c -> [N, L, P*P*C]
+        if ids_keep is not None:
+            x = take_rows(x, ids_keep)  # [N, K, P*P*C]
+        x = F.pad(x, (0, 0, 1, 0)).to(self.weight.dtype)  # [N, 1 + K, P*P*C]
+        x = F.linear(x, self.weight)  # [N, 1 + K, D]
+        return x + (self.table if ids_keep is None else F.embedding(F.pad(ids_keep + 1, (1, 0)), self.table))
+
+
+def _folded(encoder: Encoder, config: MAEConfig) -> tuple[Tensor, Tensor]:
+    """W' [D, P*P*C] and b' [D] of `PixelEmbed`, in float64."""
+    mean = torch.tensor(config.mean, dtype=torch.float64)
+    std = torch.tensor(config.std, dtype=torch.float64)
+    weight = encoder.patch_embed.proj.weight.detach().double().permute(0, 2, 3, 1)  # [D, C, P, P] -> [D, P, P, C]
+    bias = encoder.patch_embed.proj.bias
+    assert bias is not None
+    shift = (weight * (mean / std)).sum(dim=(1, 2, 3))  # [D]
+    return (weight / (255 * std)).flatten(1), bias.detach().double() - shift
 
 
 class Trunk(nn.Module):
-    """The transformer behind the embedding: [N, K, D] -> [N, 1 + K, D]."""
-
-    first_token: Tensor
+    """The transformer behind the embedding: [N, T, D] -> [N, T, D]."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.register_buffer("first_token", (encoder.cls_token + encoder.pos_embed[:, :1]).detach())  # [1, 1, D]
-        self.blocks = encoder.blocks
+        self.blocks = nn.Sequential(*(SpelledBlock(block) for block in encoder.blocks))  # type: ignore[arg-type]
         self.norm = encoder.norm
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.cat([self.first_token.expand(x.shape[0], -1, -1), x], dim=1)  # [N, 1 + K, D]
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)  # type: ignore[no-any-return]
+        return self.norm(self.blocks(x))  # type: ignore[no-any-return]
 
 
 class EncoderGraph(nn.Module):
     """images u8 [N, H, W, C], ids_keep i64 [N, K] -> cls f32 [N, D], mean f32 [N, D], tokens f32 [N, 1 + K, D]."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, *, half: bool = False) -> None:
         super().__init__()
-        self.embed = PixelEmbed(encoder.patch_embed, encoder.pos_embed[0, 1:], encoder.config)
+        self.embed = PixelEmbed(encoder, half=half)
         self.trunk = Trunk(encoder)
 
     def forward(self, images: Tensor, ids_keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.trunk(self.embed(images, ids_keep))  # [N, 1 + K, D]
+        x = self.trunk(self.embed(images, ids_keep)).float()  # [N, 1 + K, D]
         return x[:, 0], x[:, 1:].mean(dim=1), x
 
 
 class DecoderGraph(nn.Module):
     """tokens f32 [N, 1 + K, D], ids_restore i64 [N, L] -> patches f32 [N, L, P*P*C], in units of the training target.
 
-    ids_restore: where a patch stands among [K kept, L - K removed].
+    ids_restore: where a patch stands among [K kept, L - K removed]. Every removed patch is the same token: it is taken
+    from the kept ones and added to all positions, so that a row of zeros behind the kept ones stands for it.
     """
 
-    positions: Tensor
-    first_position: Tensor
+    embed_bias: Tensor
+    table: Tensor
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, *, half: bool = False) -> None:
         super().__init__()
-        self.embed, self.blocks, self.norm, self.pred = decoder.embed, decoder.blocks, decoder.norm, decoder.pred
-        self.hidden_token = decoder.mask_token
-        self.register_buffer("positions", decoder.pos_embed[:, 1:].detach().contiguous())  # [1, L, E]
-        self.register_buffer("first_position", decoder.pos_embed[:, :1].detach().contiguous())  # [1, 1, E]
+        self.dtype = torch.float16 if half else torch.float32
+        hidden = decoder.mask_token.detach()[0]  # [1, E]
+        self.embed_weight = decoder.embed.weight
+        self.register_buffer("embed_bias", decoder.embed.bias.detach() - hidden[0])  # [E]
+        self.register_buffer("table", decoder.pos_embed.detach()[0] + hidden)  # [1 + L, E]
+        self.num_patches = decoder.pos_embed.shape[1] - 1
+        self.blocks = nn.Sequential(*(SpelledBlock(block) for block in decoder.blocks))  # type: ignore[arg-type]
+        self.norm, self.pred = decoder.norm, decoder.pred
 
     def forward(self, tokens: Tensor, ids_restore: Tensor) -> Tensor:
-        x = self.embed(tokens)  # [N, 1 + K, E]
-        n, k = x.shape[0], x.shape[1] - 1
-        # All removed patches are the same token: one row of it, and every place at or behind K reads that row.
-        table = torch.cat([x[:, 1:], self.hidden_token.expand(n, -1, -1)], dim=1).flatten(0, 1)  # [N*(K+1), E]
-        patches = gather_rows(table, ids_restore.clamp(max=k), k + 1) + self.positions  # [N, L, E]
-        x = torch.cat([x[:, :1] + self.first_position, patches], dim=1)  # [N, 1 + L, E]
-        for block in self.blocks:
-            x = block(x)
-        return self.pred(self.norm(x)[:, 1:])  # type: ignore[no-any-return]
+        x = F.linear(tokens.to(self.dtype), self.embed_weight, self.embed_bias)  # [N, 1 + K, E]
+        x = F.pad(x, (0, 0, 0, self.num_patches))  # [N, 1 + K + L, E]
+        x = take_rows(x, F.pad(ids_restore + 1, (1, 0))) + self.table  # [N, 1 + L, E]
+        return self.pred(self.norm(self.blocks(x))[:, 1:]).float()  # type: ignore[no-any-return]
 
 
 class HeadGraph(nn.Module):
     """The features that the head was trained on, each f32 [N, D], in its order -> logits f32 [N, classes]."""
 
-    def __init__(self, head: LinearHead) -> None:
+    def __init__(self, head: LinearHead, *, half: bool = False) -> None:
         super().__init__()
         self.head = head
+        self.dtype = torch.float16 if half else torch.float32
 
     def forward(self, first: Tensor, second: Tensor | None = None) -> Tensor:
         """One or both; not `*features`, whose free axes the exporter wants to be told in another way."""
-        return self.head(first) if second is None else self.head(first, second)  # type: ignore[no-any-return]
+        features = (first,) if second is None else (first, second)
+        return self.head(*(feature.to(self.dtype) for feature in features)).float()  # type: ignore[no-any-return]
 
 
 class ClassifierGraph(nn.Module):
     """images u8 [N, H, W, C] -> logits f32 [N, classes]."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, *, half: bool = False) -> None:
         super().__init__()
-        encoder = classifier.encoder
         self.pooling = classifier.config.pooling
-        self.embed = PixelEmbed(encoder.patch_embed, encoder.pos_embed[0, 1:], encoder.config)
-        self.trunk = Trunk(encoder)
+        self.embed = PixelEmbed(classifier.encoder, half=half)
+        self.trunk = Trunk(classifier.encoder)
         self.fc_norm, self.head = classifier.fc_norm, classifier.head
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.trunk(self.embed(images))  # [N, 1 + L, D]
-        pooled = x[:, 0] if self.pooling == "cls" else x[:, 1:].mean(dim=1)  # [N, D]
-        return self.head(self.fc_norm(pooled))  # type: ignore[no-any-return]
-
-
-def gather_rows(table: Tensor, ids: Tensor, rows_per_image: int) -> Tensor:
-    """table: [N * rows_per_image, D], ids: i64 [N, K], within one image's rows -> [N, K, D].
-
-    One flat index copies whole rows, where an index per element would be as large as the result, in 64 bits.
-    """
-    n, k = ids.shape
-    start = torch.arange(n, device=ids.device)[:, None] * rows_per_image  # [N, 1]
-    return table.index_select(0, (ids + start).flatten()).reshape(n, k, table.shape[1])
+        # The mean of many halves is summed in fp32, and goes on in what the layers behind it compute in.
+        pooled = x[:, 0] if self.pooling == "cls" else x[:, 1:].float().mean(dim=1).to(x.dtype)  # [N, D]
+        return self.head(self.fc_norm(pooled)).float()  # type: ignore[no-any-return]

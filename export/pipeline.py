@@ -1,33 +1,39 @@
-"""The whole export: read the runs, export each graph, hold it against torch, write the bundle."""
+"""The whole export: read the runs, make the variants of each graph, write the bundle."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import io
 import re
-from collections.abc import Callable, Mapping
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import tyro
 from numpy.typing import NDArray
 
 from bundle.labels import encode_labels
-from bundle.manifest import GOLDEN_FILE, LABELS_FILE, NAME_PATTERN, Parity, Pooling
+from bundle.manifest import GOLDEN_FILE, LABELS_FILE, NAME_PATTERN, GraphSpec, Pooling, Precision, Preprocess
 from bundle.store import Bundle, check_destination, write_bundle
 from export.errors import ExportError
 from export.formats.options import Format, TritonOptions
-from export.onnx import to_onnx
+from export.images import RealImages, find_images
+from export.onnx import GraphFile
 from export.plan import GraphPlan, plan_graphs
 from export.runs import ClassifierRun, PretrainedRun, read_classifier, read_pretrained
-from export.verify import golden_arrays, make_cases, verify
+from export.variants import Int8, Material, Variant, make_float, make_int8
+from export.verify import Case, golden_arrays, image_inputs, make_cases, make_image_cases
 from mae.classifier import LinearHead
 from mae.model import MaskedAutoencoder
 from mae.pretrained import Pretrained
 
 Progress = Callable[[str], None]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+_COMPARED, _CALIBRATING = 64, 64  # real images, of up to 256: more change no figure by what matters, and take minutes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,12 @@ class ExportConfig:
     """A bundle, a Triton model repository, or weights for transformers (hf) or timm."""
     classifier: Path | None = None
     """The --out of training.finetune or training.probe, begun from the same run, or public weights with a head."""
+    precision: str = "fp32,int8"
+    """The variants, of fp32, fp16 and int8; fp32 is always among them, int8 where it holds what it must."""
+    int8: Int8 = "auto"
+    """How int8 is made: the faster way that is close enough, or one that is taken whatever its speed."""
+    images: Path | None = None
+    """Real images to compare on and to calibrate by: a folder, or an .npz file. Default: those that the run left."""
     name: str | None = None
     """The bundle's name. Default: the run folder's."""
     pooling: Pooling | None = None
@@ -51,38 +63,132 @@ class ExportConfig:
     triton: TritonOptions = field(default_factory=TritonOptions)
     """For --format triton."""
 
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Without repetition, in the order of the manifest. ExportError for a name that is none."""
+        given = {name.strip() for name in self.precision.split(",")}
+        unknown = given - set(PRECISIONS)
+        if unknown:
+            raise ExportError(f"--precision must be of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        return tuple(name for name in PRECISIONS if name == "fp32" or name in given)
+
 
 def export_run(config: ExportConfig, progress: Progress = lambda _: None) -> Bundle:
     """Write the bundle and return it, verified. `progress` is told one line per step.
 
-    ExportError for runs that cannot be exported, BundleError for an `out` that cannot be written, ParityError where
-    ONNX Runtime differs from torch; in each case nothing is left at `out`.
+    ExportError for runs or images that cannot be used and for a temporary folder that is full, BundleError for an `out`
+    that cannot be written, ParityError where ONNX Runtime differs from torch; in each case nothing is left at `out`.
     """
     if config.name is not None and not re.fullmatch(NAME_PATTERN, config.name):
         raise ExportError(f"--name must be 1 to 100 of A-Z a-z 0-9 . _ -, got {config.name!r}")
+    precisions = config.precisions
     check_destination(config.out, overwrite=config.overwrite)  # now, rather than after the work
     run = read_pretrained(config.run)
     classifier = None if config.classifier is None else read_classifier(config.classifier, run)
     plans = plan_graphs(run.model, None if classifier is None else classifier.network)
-    cases = make_cases(run.model.config, plans[0])
-    files: dict[str, Path | bytes] = {}
-    parity: dict[str, Parity] = {}
-    for plan in plans:
-        progress(f"{plan.name}: exporting")
-        model = to_onnx(plan.module, [cases[0][tensor.name] for tensor in plan.spec.inputs], plan.spec)
-        parity[f"{plan.name}.fp32"] = found = verify(plan, model, cases)
-        progress(f"{plan.name}: {len(model) / 1e6:.1f} MB, within {found.max_abs:.1e} of torch")
-        files[plan.spec.files["fp32"]] = model
-    files[GOLDEN_FILE] = _npz(golden_arrays(plans, cases[0]))
-    if classifier is not None:
-        files[LABELS_FILE] = encode_labels(classifier.labels)
-    fields = _manifest_fields(config, run, classifier, plans)
-    return write_bundle(config.out, {**fields, "parity": parity}, files, overwrite=config.overwrite)
+    fields = _manifest_fields(config, run, classifier)
+    images = find_images(config.images, config.run, Preprocess.model_validate(fields["preprocess"]))
+    say = _timed(progress)
+    _say_images(images, precisions, config, say)
+    try:
+        with tempfile.TemporaryDirectory(prefix="maeve-export-") as folder:
+            material = _material(run, plans, images, fields, Path(folder), say)
+            variants = _make_variants(material, precisions, config.int8)
+            files = _golden(plans, material.cases[0]) | _graph_files(variants)
+            if classifier is not None:
+                files[LABELS_FILE] = encode_labels(classifier.labels)
+            graphs = {plan.name: _spec(plan, variants) for plan in plans}
+            parity = {f"{name}.{v.precision}": found for v in variants for name, found in v.parity.items()}
+            fields |= {"graphs": graphs, "parity": parity}
+            return write_bundle(config.out, fields, files, overwrite=config.overwrite)
+    except OSError as e:
+        place = tempfile.gettempdir()
+        raise ExportError(f"cannot write to {place}: {e.strerror or e}; make room, or set TMPDIR to a place") from e
 
 
-def _manifest_fields(
-    config: ExportConfig, run: PretrainedRun, classifier: ClassifierRun | None, plans: list[GraphPlan]
-) -> dict[str, Any]:
+def _timed(progress: Progress) -> Progress:
+    start = time.monotonic()
+    return lambda line: progress(f"{time.monotonic() - start:6.1f} s  {line}")
+
+
+def _say_images(
+    images: RealImages | None, precisions: Sequence[Precision], config: ExportConfig, say: Progress
+) -> None:
+    if images is not None:
+        unreadable = f", {images.num_unreadable} more cannot be read" if images.num_unreadable else ""
+        say(f"{len(images.pixels)} real images from {images.source}{unreadable}")
+    elif config.int8 != "auto" and "int8" in precisions:
+        raise ExportError(f"--int8 {config.int8} needs real images, which {config.run} has not left; give --images")
+    elif "int8" in precisions:
+        say(f"int8: left out, since {config.run} has left no real images to hold it against; give --images")
+
+
+def _material(
+    run: PretrainedRun,
+    plans: Sequence[GraphPlan],
+    images: RealImages | None,
+    fields: Mapping[str, Any],
+    folder: Path,
+    say: Progress,
+) -> Material:
+    """Of the images, every other one is compared on and the rest calibrates; a single one does both."""
+    model = run.model.config
+    pixels = np.empty((0, *model.image_size, model.channels), np.uint8) if images is None else images.pixels
+    compared, calibrating = pixels[::2][:_COMPARED], (pixels[1::2] if len(pixels) > 1 else pixels)[:_CALIBRATING]
+
+    def draft(name: str, spec: GraphSpec, files: Iterable[GraphFile]) -> Bundle:
+        own = {"graphs": {"encoder": spec}, "num_classes": None, "parity": {}}
+        contents = {name: path for file in files for name, path in file.files.items()}
+        return write_bundle(folder / f"draft-{name}", {**fields, **own}, contents)
+
+    if len(compared):
+        say(f"torch: what it makes of {len(compared)} of the images")
+    return Material(
+        plans=plans,
+        cases=make_cases(model, plans[0]),
+        image_cases=make_image_cases(plans, compared, model.num_patches),
+        calibration=list(image_inputs(calibrating, model.num_patches)),
+        folder=folder,
+        draft=draft,
+        progress=say,
+    )
+
+
+def _make_variants(material: Material, precisions: Sequence[Precision], int8: Int8) -> list[Variant]:
+    fp32 = make_float(material, "fp32")
+    variants = [fp32]
+    if "fp16" in precisions:
+        variants.append(make_float(material, "fp16"))
+    if "int8" in precisions and material.image_cases:
+        quantized = make_int8(material, fp32, int8)
+        variants += [] if quantized is None else [quantized]
+    return variants
+
+
+def _graph_files(variants: Sequence[Variant]) -> dict[str, Path | bytes]:
+    return {name: path for variant in variants for file in variant.files.values() for name, path in file.files.items()}
+
+
+def _spec(plan: GraphPlan, variants: Sequence[Variant]) -> GraphSpec:
+    """The plan's, with the files that came of it."""
+    files = {variant.precision: variant.files[plan.name] for variant in variants if plan.name in variant.files}
+    kinds = {variant.precision: variant.quantization for variant in variants}
+    return GraphSpec(
+        files={precision: file.path.name for precision, file in files.items()},
+        weights={precision: file.weights.name for precision, file in files.items() if file.weights is not None},
+        inputs=plan.spec.inputs,
+        outputs=plan.spec.outputs,
+        opset=plan.spec.opset,
+        quantization=kinds["int8"] if "int8" in files else None,
+    )
+
+
+def _golden(plans: Sequence[GraphPlan], case: Case) -> dict[str, Path | bytes]:
+    return {GOLDEN_FILE: _npz(golden_arrays(plans, case))}
+
+
+def _manifest_fields(config: ExportConfig, run: PretrainedRun, classifier: ClassifierRun | None) -> dict[str, Any]:
+    """All but what the graphs decide."""
     model = run.model.config
     data = run.document.data
     return {
@@ -97,7 +203,6 @@ def _manifest_fields(
             "std": model.std,
         },
         "pooling": config.pooling or _pooling(classifier),
-        "graphs": {plan.name: plan.spec for plan in plans},
         "num_classes": None if classifier is None else classifier.network.config.num_classes,
         "provenance": {
             "dataset": data.name,

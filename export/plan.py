@@ -5,6 +5,7 @@ Letters: N images, H x W pixels, C channels, P patch side, L patches, K patches 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,8 +28,18 @@ class GraphPlan:
 
     name: GraphName
     spec: GraphSpec
-    module: nn.Module
+    graph: Callable[..., nn.Module]
+    network: nn.Module
     reference: Reference
+
+    def module(self, *, half: bool = False) -> nn.Module:
+        """The graph's module around the trained layers themselves, or around copies of them in half precision.
+
+        Only what a graph computes in changes: its inputs and outputs stay those of `spec`.
+        """
+        if not half:
+            return self.graph(self.network)
+        return self.graph(copy.deepcopy(self.network), half=True).half()
 
 
 def plan_graphs(model: Pretrained, classifier: Classifier | LinearHead | None) -> list[GraphPlan]:
@@ -58,7 +69,7 @@ def _encoder(model: Pretrained) -> GraphPlan:
         TensorSpec(name="tokens", dtype="float32", shape=("N", "1+K", config.dim)),
     )
     inputs = (_images(config), TensorSpec(name="ids_keep", dtype="int64", shape=("N", "K")))
-    return GraphPlan("encoder", _spec("encoder", inputs, outputs), EncoderGraph(model.encoder), reference)
+    return GraphPlan("encoder", _spec("encoder", inputs, outputs), EncoderGraph, model.encoder, reference)
 
 
 def _decoder(model: MaskedAutoencoder) -> GraphPlan:
@@ -72,7 +83,7 @@ def _decoder(model: MaskedAutoencoder) -> GraphPlan:
         TensorSpec(name="ids_restore", dtype="int64", shape=("N", config.num_patches)),
     )
     outputs = (TensorSpec(name="patches", dtype="float32", shape=("N", config.num_patches, config.patch_dim)),)
-    return GraphPlan("decoder", _spec("decoder", inputs, outputs), DecoderGraph(model.decoder), reference)
+    return GraphPlan("decoder", _spec("decoder", inputs, outputs), DecoderGraph, model.decoder, reference)
 
 
 def _head(head: LinearHead) -> GraphPlan:
@@ -80,7 +91,7 @@ def _head(head: LinearHead) -> GraphPlan:
         return (head(*features),)
 
     inputs = tuple(TensorSpec(name=n, dtype="float32", shape=("N", head.config.dim)) for n in head.config.inputs)
-    return GraphPlan("head", _spec("head", inputs, (_logits(head.config.num_classes),)), HeadGraph(head), reference)
+    return GraphPlan("head", _spec("head", inputs, (_logits(head.config.num_classes),)), HeadGraph, head, reference)
 
 
 def _classifier(classifier: Classifier) -> GraphPlan:
@@ -91,7 +102,7 @@ def _classifier(classifier: Classifier) -> GraphPlan:
         return (classifier(normalize(images.permute(0, 3, 1, 2))),)
 
     spec = _spec("classifier", (_images(config),), (_logits(classifier.config.num_classes),))
-    return GraphPlan("classifier", spec, ClassifierGraph(classifier), reference)
+    return GraphPlan("classifier", spec, ClassifierGraph, classifier, reference)
 
 
 def _images(config: MAEConfig) -> TensorSpec:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bundle.preprocess import center_crop
 from mae.config import Loss, Target
 from mae.masking import num_keep, random_masking
 from mae.model import MaskedAutoencoder
@@ -42,6 +43,7 @@ from training.stream import StreamingDataset
 BETAS = (0.9, 0.95)  # He et al. 2021, table 8
 _PICTURE_IMAGES = 8
 _LOSS_IMAGES, _LOSS_BATCH = 1024, 64
+SAMPLES_FILE, _SAMPLES = "samples.npz", 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +204,7 @@ class _Pretraining:
         model = self.whole_model()
         if self.world.is_main:
             save_model(model, config.out)
+            self._save_samples()
             if isinstance(self.images, StreamingDataset):
                 self._tell_of_corrupt(self.images)
             run.describe(metrics={"reconstruction_loss": self.fixed_loss(model)})
@@ -209,6 +212,13 @@ class _Pretraining:
                 if isinstance(self.images, PackedDataset):
                     write_features(config.out, model.eval(), self.images, self.device)
                 write_report(config.out)
+
+    def _save_samples(self) -> None:
+        """Some images as the service would see them, `images` u8 [n, H, W, C], for an export to calibrate and compare
+        by.
+        """
+        pixels = examples(self.images, _SAMPLES)
+        self.run.save_arrays(SAMPLES_FILE, images=center_crop(pixels, self.model.config.image_size))
 
     def _tell_of_corrupt(self, stream: StreamingDataset) -> None:
         """What could not be read is known only once it was tried."""

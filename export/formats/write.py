@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from bundle.manifest import MANIFEST_FILE
@@ -19,6 +19,9 @@ from export.formats.triton import write_repository
 from export.pipeline import ExportConfig, Progress, export_run
 
 _WRITERS: dict[str, Callable[..., str]] = {"hf": write_huggingface, "timm": write_timm}
+
+_DEFAULTS = {flag.name: flag.default for flag in fields(ExportConfig)}
+_VARIANT_DEFAULTS = (_DEFAULTS["precision"], _DEFAULTS["int8"], _DEFAULTS["images"])
 
 
 def export_as(config: ExportConfig, progress: Progress = lambda _: None) -> str:
@@ -40,6 +43,10 @@ def check_flags(config: ExportConfig) -> None:
     """ExportError for a flag that would be of no effect in this format."""
     if config.format != "bundle" and config.pooling is not None:
         raise ExportError(f"--pooling is what a bundle says of itself; leave it out with --format {config.format}")
+    if config.format in ("hf", "timm") and (config.precision, config.int8, config.images) != _VARIANT_DEFAULTS:
+        raise ExportError(f"--precision, --int8 and --images are for graphs; --format {config.format} writes weights")
+    if config.format == "triton" and config.precision != _VARIANT_DEFAULTS[0]:
+        raise ExportError("a Triton repository has one variant: say which with --triton.precision")
     if config.format != "triton" and config.triton != TritonOptions():
         raise ExportError(f"the --triton. flags go with --format triton; leave them out with --format {config.format}")
 
@@ -55,5 +62,6 @@ def _triton_of_bundle(config: ExportConfig) -> str:
 def _triton_of_run(config: ExportConfig, progress: Progress) -> str:
     """By way of a bundle, so that no graph gets there that was not held against torch."""
     with tempfile.TemporaryDirectory(prefix="maeve-export-") as folder:
-        bundle = export_run(replace(config, out=Path(folder) / "bundle", overwrite=False), progress)
+        only = replace(config, out=Path(folder) / "bundle", overwrite=False, precision=config.triton.precision)
+        bundle = export_run(only, progress)
         return write_repository(bundle, config.out, config.triton, overwrite=config.overwrite)
