@@ -6,7 +6,7 @@ python -m benchmarks.engines_worker    started by benchmarks.engines alone
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -49,9 +49,10 @@ class PlainOnnx:
         file = bundle.graph_file("encoder")
         self._session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
-    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None) -> Arrays:
         del graph
-        return dict(zip(_NAMES, self._session.run(list(_NAMES), dict(inputs)), strict=True))
+        names = list(wanted or _NAMES)
+        return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
 
     def close(self) -> None:
         del self._session
@@ -82,24 +83,24 @@ class TorchEncoder:
         self._module = torch.compile(module, dynamic=False) if arguments["compiled"] else module
         self._local = threading.local()
 
-    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None) -> Arrays:
         del graph
         if self.device == "cpu":
-            return self._outputs(inputs)
+            return self._outputs(inputs, wanted)
         if not hasattr(self._local, "stream"):
             self._local.stream = self._torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         with self._torch.cuda.stream(self._local.stream):
-            return self._outputs(inputs)
+            return self._outputs(inputs, wanted)
 
-    def _outputs(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    def _outputs(self, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None) -> Arrays:
         torch = self._torch
         autocast = torch.autocast("cuda", torch.float16, enabled=self.precision == "fp16")
         with torch.inference_mode(), autocast:
             tensors = [torch.from_numpy(inputs[name]) for name in ("images", "ids_keep")]
             if self.device != "cpu":
                 tensors = [t.pin_memory().to(self.device, non_blocking=True) for t in tensors]
-            outputs = self._module(*tensors)
-            return {name: out.float().cpu().numpy() for name, out in zip(_NAMES, outputs, strict=True)}
+            outputs = dict(zip(_NAMES, self._module(*tensors), strict=True))
+            return {name: outputs[name].float().cpu().numpy() for name in wanted or _NAMES}
 
     def close(self) -> None:
         del self._module

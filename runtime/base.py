@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
@@ -24,11 +24,12 @@ class Runtime(Protocol):
     max_batch: int  # images per call that the device likes best; a few on a CPU, where more gain nothing
     details: Mapping[str, str | int]  # for /info and the log: the engine's version, its threads, its provider, ...
 
-    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None) -> Arrays:
         """Run one graph. Inputs and outputs are those that the manifest lists, by name; N is the first axis of each.
 
+        `wanted`: the outputs to give, None for all; what is not wanted need not leave the device.
         InferenceError if the graph fails, OutOfMemory where fewer images may still fit; ValueError if the inputs are
-        not the manifest's.
+        not the manifest's, or if an output that is wanted is none of its.
         """
         ...
 

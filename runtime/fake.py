@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from bundle.errors import InferenceError
 from bundle.manifest import GraphName, Manifest
 from bundle.store import Bundle
 from runtime.base import Arrays, ServedPrecision
-from runtime.specs import check_inputs, output_shape
+from runtime.specs import check_inputs, output_shape, wanted_outputs
 
 Poison = Callable[[NDArray[Any]], bool]
 
@@ -53,11 +53,12 @@ class FakeRuntime:
         self._lock = threading.Lock()
         self._closed = False
 
-    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None) -> Arrays:
         if self._closed:
             raise InferenceError("the runtime is closed")
         spec = self.manifest.graphs[graph]
         axes = check_inputs(spec, inputs)
+        outputs = wanted_outputs(spec, wanted)
         with self._lock:
             self.calls.append((graph, axes["N"]))
             self._running += 1
@@ -71,7 +72,7 @@ class FakeRuntime:
             with self._lock:
                 self._running -= 1
         seeds = [_row_seed(inputs, row) for row in range(axes["N"])]
-        return {t.name: _noise(f"{graph}.{t.name}", seeds, output_shape(t, axes)) for t in spec.outputs}
+        return {t.name: _noise(f"{graph}.{t.name}", seeds, output_shape(t, axes)) for t in outputs}
 
     def close(self) -> None:
         self._closed = True

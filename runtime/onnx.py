@@ -17,7 +17,7 @@ from bundle.manifest import GraphName, GraphSpec, Precision
 from bundle.store import Bundle
 from runtime.base import Arrays, ServedPrecision
 from runtime.cores import usable_cores
-from runtime.specs import Tensors, check_graph, check_inputs
+from runtime.specs import Tensors, check_graph, check_inputs, wanted_outputs
 from runtime.telemetry import silence
 
 silence()
@@ -56,14 +56,14 @@ class OnnxRuntime:
             for graph, spec in self._specs.items()
         }
 
-    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None) -> Arrays:
         """As Runtime.run; a closed runtime raises InferenceError, a call that memory does not hold OutOfMemory."""
         session = self._sessions.get(graph)
         if session is None:
             raise InferenceError(f"{graph}: not loaded; there are {', '.join(self._sessions) or 'none, it is closed'}")
         spec = self._specs[graph]
         check_inputs(spec, inputs)
-        names = [tensor.name for tensor in spec.outputs]
+        names = [tensor.name for tensor in wanted_outputs(spec, wanted)]
         try:
             outputs = session.run(names, dict(inputs))
         except Exception as e:  # ONNX Runtime's errors share no base class of their own

@@ -23,7 +23,7 @@ from bundle.store import Bundle
 from runtime.base import Arrays, ServedPrecision
 from runtime.onnx import check_session, session_options
 from runtime.pinned import PinnedBuffer
-from runtime.specs import check_inputs, output_shape
+from runtime.specs import check_inputs, output_shape, wanted_outputs
 from runtime.telemetry import silence
 
 silence()
@@ -83,14 +83,14 @@ class OnnxCudaRuntime:
             self._buffers.put(_Buffers(gpu))
         self.details: Mapping[str, str | int] = {"version": ort.__version__, "provider": provider}
 
-    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None) -> Arrays:
         """As Runtime.run; a closed runtime raises InferenceError, a call that memory does not hold OutOfMemory."""
         bound = self._graphs.get(graph)
         if bound is None:
             raise InferenceError(f"{graph}: not loaded; there are {', '.join(self._graphs) or 'none, it is closed'}")
         buffers = self._buffers.get()
         try:
-            return bound.run(graph, inputs, buffers.hold)
+            return bound.run(graph, inputs, buffers.hold, wanted)
         finally:
             self._buffers.put(buffers)
 
@@ -123,14 +123,21 @@ class BoundGraph:
         self._device = device
         self._index = index
 
-    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]], hold: Hold) -> Arrays:
+    def run(
+        self,
+        graph: GraphName,
+        inputs: Mapping[str, NDArray[Any]],
+        hold: Hold,
+        wanted: Sequence[str] | None = None,
+    ) -> Arrays:
         """`hold`: told an input's name and array, gives contiguous memory with its values until the call is over.
 
         Raises as Runtime.run.
         """
         axes = check_inputs(self._spec, inputs)
+        tensors = wanted_outputs(self._spec, wanted)
         held = {name: hold(name, array) for name, array in inputs.items()}
-        outputs = {t.name: np.empty(output_shape(t, axes), t.dtype) for t in self._spec.outputs}
+        outputs = {t.name: np.empty(output_shape(t, axes), t.dtype) for t in tensors}
         try:
             binding = self._session.io_binding()
             for name, array in held.items():

@@ -7,7 +7,7 @@ threads of its own, which share the weights. The caller's thread waits meanwhile
 from __future__ import annotations
 
 import queue
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from bundle.manifest import GraphName, Precision
 from bundle.store import Bundle
 from runtime.base import Arrays, ServedPrecision
 from runtime.cores import usable_cores
-from runtime.specs import Tensors, check_graph, check_inputs
+from runtime.specs import Tensors, check_graph, check_inputs, wanted_outputs
 from runtime.telemetry import silence
 
 silence()
@@ -69,23 +69,24 @@ class OpenVinoRuntime:
             for _ in range(self.lanes):
                 self._requests[graph].put(compiled.create_infer_request())
 
-    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None) -> Arrays:
         """As Runtime.run; a closed runtime raises InferenceError, a call that memory does not hold OutOfMemory."""
         requests = self._requests.get(graph)
         if requests is None:
             raise InferenceError(f"{graph}: not loaded; there are {', '.join(self._requests) or 'none, it is closed'}")
         spec = self._specs[graph]
         check_inputs(spec, inputs)
+        names = [tensor.name for tensor in wanted_outputs(spec, wanted)]
         request = requests.get()
         try:
             # Copied in and out. Inputs that OpenVINO only borrows are read again by later calls, when they are gone.
-            results = request.infer(dict(inputs), share_inputs=False, share_outputs=False)
+            request.infer(dict(inputs), share_inputs=False, share_outputs=True)
+            return {name: request.get_tensor(name).data.copy() for name in names}
         except (RuntimeError, MemoryError) as e:  # all that its binding raises
             error = OutOfMemory if any(sign in str(e) for sign in _NO_MEMORY) else InferenceError
             raise error(f"{graph}: {_one_line(e)}") from e
         finally:
             requests.put(request)
-        return {tensor.name: results[tensor.name] for tensor in spec.outputs}
 
     def close(self) -> None:
         self._requests = {}

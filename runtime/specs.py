@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -47,6 +47,14 @@ def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]]) -> dict[st
             if name is not None and size == 0:
                 raise ValueError(f"{tensor.name} must not be empty, got {list(array.shape)}")
     return axes
+
+
+def wanted_outputs(spec: GraphSpec, wanted: Sequence[str] | None) -> list[TensorSpec]:
+    """Those of the graph's outputs that `wanted` names, in the manifest's order; None is all. ValueError for another name."""
+    outputs = [tensor for tensor in spec.outputs if wanted is None or tensor.name in wanted]
+    if wanted is not None and len(outputs) < len(set(wanted)):
+        raise ValueError(f"outputs are {[tensor.name for tensor in spec.outputs]}, got {list(wanted)}")
+    return outputs
 
 
 def output_shape(tensor: TensorSpec, axes: Mapping[str, int]) -> tuple[int, ...]:

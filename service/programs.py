@@ -19,6 +19,7 @@ from runtime import Arrays, Runtime
 from service.cache import Vector
 
 PoolingName = Literal["cls", "mean", "patches"]
+_OUTPUTS: dict[PoolingName, str] = {"cls": "cls", "mean": "mean", "patches": "tokens"}  # of the encoder's graph
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,15 @@ class Programs:
             case "reconstruct":
                 return self._reconstruct(items)
 
-    def _encode(self, items: Sequence[Item]) -> Arrays:
+    def _encode(self, items: Sequence[Item], wanted: Sequence[str]) -> Arrays:
         ids_keep = np.stack([item.ids_keep for item in items])  # [N, K]
-        return self._runtime.run("encoder", {"images": _images(items), "ids_keep": ids_keep})
+        return self._runtime.run("encoder", {"images": _images(items), "ids_keep": ids_keep}, wanted)
 
     def _embed(self, poolings: Sequence[PoolingName], items: Sequence[Item]) -> list[Vector]:
-        outputs = self._encode(items)
-        features = {"cls": outputs["cls"], "mean": outputs["mean"], "patches": outputs["tokens"][:, 1:]}
+        outputs = self._encode(items, [_OUTPUTS[pooling] for pooling in poolings])
+        features = {pooling: outputs[_OUTPUTS[pooling]] for pooling in poolings}
+        if "patches" in features:
+            features["patches"] = features["patches"][:, 1:]  # without cls
         return [_flat([features[pooling][n] for pooling in poolings]) for n in range(len(items))]
 
     def _classify(self, items: Sequence[Item]) -> NDArray[Any]:
@@ -97,12 +100,12 @@ class Programs:
         if "classifier" in self._manifest.graphs:
             return self._runtime.run("classifier", {"images": _images(items)})["logits"]
         ids_keep = all_ids(len(items), self._manifest.model.num_patches)
-        features = self._runtime.run("encoder", {"images": _images(items), "ids_keep": ids_keep})
-        head = self._manifest.graphs["head"]
-        return self._runtime.run("head", {tensor.name: features[tensor.name] for tensor in head.inputs})["logits"]
+        needed = [tensor.name for tensor in self._manifest.graphs["head"].inputs]
+        features = self._runtime.run("encoder", {"images": _images(items), "ids_keep": ids_keep}, needed)
+        return self._runtime.run("head", features)["logits"]
 
     def _reconstruct(self, items: Sequence[Item]) -> list[Vector]:
-        tokens = self._encode(items)["tokens"]
+        tokens = self._encode(items, ["tokens"])["tokens"]
         ids_restore = np.stack([item.ids_restore for item in items if item.ids_restore is not None])  # [N, L]
         patches = self._runtime.run("decoder", {"tokens": tokens, "ids_restore": ids_restore})["patches"]
         return [_flat([item.pixels, patches[n]]) for n, item in enumerate(items)]

@@ -1,9 +1,9 @@
 """One stream of calls: its own buffers, execution contexts and CUDA graphs, used by one thread at a time.
 
-A call of one graph at one shape is always the same queue of work: copy the inputs to the GPU, run the kernels, copy the
-outputs back. From its second time on it is a CUDA graph, launched at once instead of kernel by kernel.
+A call of one graph at one shape is always the same queue of work: copy the inputs to the GPU, run the kernels. From its
+second time on it is a CUDA graph, launched at once instead of kernel by kernel. The outputs that are wanted follow.
 
-A lane has one piece of pinned memory and one of device memory, laid out alike: inputs, then outputs. So each direction
+A lane has one piece of pinned memory and one of device memory, laid out alike: inputs, then outputs. So the way there
 is a single copy, and every graph uses the same pieces, as a lane runs but one call at a time. The same holds for the
 scratch memory of the execution contexts.
 """
@@ -14,7 +14,7 @@ import contextlib
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +103,7 @@ class Lane:
         """CUDA graphs that are ready."""
         return sum(shape.launchable is not None for shape in self._shapes.values())
 
-    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]], axes: Axes) -> Arrays:
+    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]], axes: Axes, wanted: Collection[str]) -> Arrays:
         """Run `graph` at the sizes `axes` on the first rows that `inputs` have; the missing ones are zeros.
 
         Gives as many rows as came in. InferenceError, or OutOfMemory, after which the lane is as good as before.
@@ -114,13 +114,17 @@ class Lane:
             view = slot.view(self._pinned)
             view[:num_images] = inputs[slot.name]
             view[num_images:] = 0
+        outputs = [slot for slot in shape.outputs if slot.name in wanted]
         try:
             self._start(graph, shape)
+            for slot in outputs:
+                part = slice(slot.offset, slot.end)
+                self._cuda.copy_to_host(self._pinned[part], self._device + slot.offset, self._stream)
             self._cuda.wait(self._done, self._stream)
         except InferenceError:
             self._forget(graph, axes)
             raise
-        return {slot.name: slot.view(self._pinned)[:num_images].copy() for slot in shape.outputs}
+        return {slot.name: slot.view(self._pinned)[:num_images].copy() for slot in outputs}
 
     def close(self) -> None:
         """Give everything back; what a GPU that has failed does not take is passed over."""
@@ -150,8 +154,6 @@ class Lane:
         self._cuda.copy_to_device(self._device + first, self._pinned[first:last], self._stream)
         if not shape.context.execute_async_v3(int(self._stream)):
             raise self._failure(graph)
-        first, last = shape.outputs[0].offset, shape.outputs[-1].end
-        self._cuda.copy_to_host(self._pinned[first:last], self._device + first, self._stream)
 
     def _shape(self, graph: GraphName, axes: Axes) -> _Shape:
         key = _key(graph, axes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from bundle.errors import InferenceError, OutOfMemory, RuntimeUnavailable
 from bundle.manifest import GraphName, Precision
 from bundle.store import Bundle
 from runtime.base import Arrays, ServedPrecision
-from runtime.specs import check_inputs, output_shape
+from runtime.specs import check_inputs, output_shape, wanted_outputs
 from runtime.trt.engine import Engine, open_workshop
 from runtime.trt.lane import Lane
 from runtime.trt.profiles import bucket, buckets
@@ -57,7 +57,7 @@ class TensorRTRuntime:
         for lane in lanes:
             self._idle.put(lane)
 
-    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None) -> Arrays:
         """As Runtime.run. More than `max_batch` images are several calls of the engine."""
         if self._closed:
             raise InferenceError("the runtime is closed")
@@ -65,11 +65,12 @@ class TensorRTRuntime:
         if engine is None:
             raise InferenceError(f"{graph}: not loaded; there are {', '.join(self._engines)}")
         axes = check_inputs(engine.spec, inputs)
+        names = [tensor.name for tensor in wanted_outputs(engine.spec, wanted)]
         self._check_ids(engine, inputs)
         num_images = axes["N"]
         with self._lane() as lane:
             parts = [
-                lane.run(graph, rows, {**axes, "N": bucket(len(next(iter(rows.values()))), engine.max_batch)})
+                lane.run(graph, rows, {**axes, "N": bucket(len(next(iter(rows.values()))), engine.max_batch)}, names)
                 for rows in _parts(inputs, num_images, engine.max_batch)
             ]
         if len(parts) == 1:
@@ -131,7 +132,7 @@ class TensorRTRuntime:
                 axes = {**usual, "N": size}
                 zeros = _zeros(engine, axes)
                 for _ in range(_CALLS_UNTIL_READY):
-                    lane.run(graph, zeros, axes)
+                    lane.run(graph, zeros, axes, ())
 
     def _check_ids(self, engine: Engine, inputs: Mapping[str, NDArray[Any]]) -> None:
         """An id that is out of range would read memory that belongs to something else: no kernel checks it."""

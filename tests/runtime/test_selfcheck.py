@@ -27,8 +27,8 @@ class Off(OnnxRuntime):
     wrong: GraphName = "decoder"
     by = 0.01
 
-    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        outputs = super().run(graph, inputs)
+    def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None) -> Arrays:
+        outputs = super().run(graph, inputs, wanted)
         return {name: array + self.by for name, array in outputs.items()} if graph == self.wrong else outputs
 
 

@@ -261,8 +261,8 @@ def test_a_slow_upload_ends_at_the_deadline(fake_bundle: Bundle) -> None:
 class Unforeseen(FakeRuntime):
     """Fails with what nobody expects."""
 
-    def run(self, graph: Any, inputs: Any) -> Arrays:
-        del graph, inputs
+    def run(self, graph: Any, inputs: Any, wanted: Any = None) -> Arrays:
+        del graph, inputs, wanted
         raise ZeroDivisionError("surprise")
 
 
