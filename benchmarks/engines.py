@@ -187,8 +187,8 @@ def tell(
     if close:
         fastest = max(close, key=lambda engine: statistics.median(engine.rates[1.0]))
         others = [e for e in engines if e is first or e.label == "onnxruntime fp32"]
-        times = [f"{ratio(fastest.rates[1.0], e.rates[1.0]):.2f}x {e.label}" for e in others]
-        report.add(f"fastest at a cosine of {MIN_COSINE} and more: {fastest.label}", "; ".join(times))
+        held = [f"{ratio(fastest.rates[1.0], e.rates[1.0]):.2f}x {e.label}" for e in others]
+        report.add(f"fastest at a cosine of {MIN_COSINE} and more: {fastest.label}", "; ".join(held))
     for engine in engines:
         gain = ratio(engine.rates[args.keep], engine.rates[1.0])
         report.add(f"keep {args.keep:g} / keep 1, {engine.label}", f"{gain:.2f}x")
