@@ -23,6 +23,7 @@ import numpy as np
 
 from benchmarks.engines_worker import random_network
 from benchmarks.report import Report
+from bundle.errors import MaeveError
 from bundle.masking import keep_ids
 from bundle.store import Bundle, load_bundle
 from export.bench.candidates import PRECISIONS, RUNTIMES, find_candidates
@@ -38,6 +39,7 @@ from runtime.cores import usable_cores
 from runtime.machine import survey
 
 WORKER = "benchmarks.engines_worker"
+MIN_COSINE = 0.999  # what an engine must keep to count as giving the same
 
 
 @dataclass
@@ -181,6 +183,12 @@ def tell(
         report.add(
             engine.label, f"{args.batch / rate * 1000:.3g} ms a batch, {rate:,.0f} img/s, {times:.2f}x{share}{cosine}"
         )
+    close = [e for e in engines if e.arguments["opener"] == "engine" and (e.cosine or 0) >= MIN_COSINE]
+    if close:
+        fastest = max(close, key=lambda engine: statistics.median(engine.rates[1.0]))
+        others = [e for e in engines if e is first or e.label == "onnxruntime fp32"]
+        held = [f"{ratio(fastest.rates[1.0], e.rates[1.0]):.2f}x {e.label}" for e in others]
+        report.add(f"fastest at a cosine of {MIN_COSINE} and more: {fastest.label}", "; ".join(held))
     for engine in engines:
         gain = ratio(engine.rates[args.keep], engine.rates[1.0])
         report.add(f"keep {args.keep:g} / keep 1, {engine.label}", f"{gain:.2f}x")
@@ -188,18 +196,7 @@ def tell(
         report.add(f"measured peak, {limit}", f"{peak / 1e9:,.0f} GFLOP/s")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=list(PRESETS), default="tiny")
-    parser.add_argument("--bundle", type=Path, help="measure this bundle instead of a random network")
-    parser.add_argument("--images", type=Path, help="real ones, to make int8 of the random network by")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--batch", type=int, help="8 on a CPU, 128 on a GPU")
-    parser.add_argument("--keep", type=float, default=0.5)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of one engine in one round, for each keep")
-    args = parser.parse_args()
-    args.batch = args.batch or {"cpu": 8, "cuda": 128}[args.device]
+def compare(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="maeve-engines-") as name, ExitStack() as stack:
         folder = Path(name)
         if args.bundle is None:
@@ -223,6 +220,24 @@ def main() -> None:
         peaks = take_turns(args, model.num_patches, engines)
         tell(args, encoder_flops(model, model.num_patches), engines, peaks, report)
         report.write()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=list(PRESETS), default="tiny")
+    parser.add_argument("--bundle", type=Path, help="measure this bundle instead of a random network")
+    parser.add_argument("--images", type=Path, help="real ones, to make int8 of the random network by")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--batch", type=int, help="8 on a CPU, 128 on a GPU")
+    parser.add_argument("--keep", type=float, default=0.5)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of one engine in one round, for each keep")
+    args = parser.parse_args()
+    args.batch = args.batch or {"cpu": 8, "cuda": 128}[args.device]
+    try:
+        compare(args)
+    except MaeveError as e:
+        raise SystemExit(f"error: {e}") from e
 
 
 if __name__ == "__main__":
