@@ -122,8 +122,9 @@ def _on_gpu(encoder: GraphSpec, name: RuntimeName, precision: PrecisionName, mac
     if name == "tensorrt" or name == "onnxruntime-tensorrt":
         engine = name
     else:
-        takes_tensorrt = name == "auto" and "tensorrt" in machine.engines and not dynamic
-        engine = "tensorrt" if takes_tensorrt else "onnxruntime-cuda"
+        # Of the two, auto takes the one that starts in seconds and runs any graph; TensorRT builds for minutes.
+        lone = name == "auto" and "onnxruntime-cuda" not in machine.engines and "tensorrt" in machine.engines
+        engine = "tensorrt" if lone and not dynamic else "onnxruntime-cuda"
     return Choice(_installed(engine, machine), gpu, served)
 
 

@@ -50,7 +50,7 @@ def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]]) -> dict[st
 
 
 def wanted_outputs(spec: GraphSpec, wanted: Sequence[str] | None) -> list[TensorSpec]:
-    """Those of the graph's outputs that `wanted` names, in the manifest's order; None is all. ValueError for another name."""
+    """The graph's outputs that `wanted` names, in the manifest's order; None is all. ValueError for another name."""
     outputs = [tensor for tensor in spec.outputs if wanted is None or tensor.name in wanted]
     if wanted is not None and len(outputs) < len(set(wanted)):
         raise ValueError(f"outputs are {[tensor.name for tensor in spec.outputs]}, got {list(wanted)}")

@@ -16,7 +16,10 @@ from runtime.trt.libraries import INSTALL
 if TYPE_CHECKING:
     import onnx
 
-_MOVES = frozenset({"Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+_MOVES = frozenset(
+    {"Flatten", "Gather", "GatherND", "Identity", "Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+)
+_PAD_WITHOUT_VALUE = 2  # inputs: it fills with 0, of whatever dtype it is given
 _ASKS = frozenset({"Shape", "Size"})  # of the shape alone, whatever the dtype
 _WANTED = "TensorRT multiplies int8 around 0 alone; use precision fp16"
 
@@ -64,7 +67,7 @@ def _dtype_after_moves(file: Path, graph: onnx.GraphProto, name: str) -> int:
             continue
         if node.op_type == "Cast":
             return int(node.attribute[0].i)
-        if node.op_type not in _MOVES:
+        if node.op_type not in _MOVES or (node.op_type == "Pad" and len(node.input) > _PAD_WITHOUT_VALUE):
             raise RuntimeUnavailable(f"{file}: {node.op_type} computes with uint8 {name}, which TensorRT cannot")
         raw.update(node.output)
     raise RuntimeUnavailable(f"{file}: {name} is never cast to floats, and TensorRT computes with nothing else")

@@ -25,7 +25,8 @@ from tests.runtime.conftest import Quantization
 CPU: frozenset[EngineName] = frozenset({"onnxruntime"})
 INTEL: frozenset[EngineName] = CPU | {"openvino"}
 CUDA: frozenset[EngineName] = CPU | {"onnxruntime-cuda", "onnxruntime-tensorrt"}
-ALL: frozenset[EngineName] = INTEL | CUDA | {"tensorrt"}
+TENSORRT: frozenset[EngineName] = INTEL | {"tensorrt"}
+ALL: frozenset[EngineName] = TENSORRT | CUDA
 
 
 def machine(engines: frozenset[EngineName], gpus: int = 0, *, bf16: bool = True) -> Machine:
@@ -77,10 +78,11 @@ def test_auto_on_a_cpu(
 @pytest.mark.parametrize(
     ("engines", "kind", "precision", "expected"),
     [
-        (ALL, "plain", "auto", Choice("tensorrt", 0, "fp32")),
-        (ALL, "dynamic", "auto", Choice("tensorrt", 0, "fp16")),
+        (ALL, "plain", "auto", Choice("onnxruntime-cuda", 0, "fp32")),
+        (TENSORRT, "plain", "auto", Choice("tensorrt", 0, "fp32")),
+        (TENSORRT, "dynamic", "auto", Choice("tensorrt", 0, "fp16")),
         (ALL, "dynamic", "int8", Choice("onnxruntime-cuda", 0, "int8")),
-        (ALL, "static", "int8", Choice("tensorrt", 0, "int8")),
+        (TENSORRT, "static", "int8", Choice("tensorrt", 0, "int8")),
         (CUDA, "dynamic", "auto", Choice("onnxruntime-cuda", 0, "fp16")),
         (CUDA, "plain", "auto", Choice("onnxruntime-cuda", 0, "fp32")),
         (CUDA, "dynamic", "fp32", Choice("onnxruntime-cuda", 0, "fp32")),
@@ -112,7 +114,7 @@ def test_auto_where_there_is_a_gpu(
         ("onnxruntime", "cuda:1", "fp32", Choice("onnxruntime-cuda", 1, "fp32")),
         ("onnxruntime-tensorrt", "auto", "auto", Choice("onnxruntime-tensorrt", 0, "fp16")),
         ("tensorrt", "cuda", "fp32", Choice("tensorrt", 0, "fp32")),
-        ("auto", "cuda:1", "auto", Choice("tensorrt", 1, "fp16")),
+        ("auto", "cuda:1", "auto", Choice("onnxruntime-cuda", 1, "fp16")),
     ],
 )
 def test_what_is_asked_for_is_what_runs(
