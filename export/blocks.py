@@ -38,10 +38,10 @@ class SpelledBlock(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         n, t, d = x.shape
-        parts = F.linear(x, self.qkv_weight, self.qkv_bias).split(d, dim=-1)  # three of [N, T, D]
+        parts = torch.split(F.linear(x, self.qkv_weight, self.qkv_bias), d, dim=-1)  # three of [N, T, D]
         q, k, v = (part.reshape(n, t, self.heads, d // self.heads) for part in parts)  # [N, T, h, D/h]
         scores = q.transpose(1, 2) @ k.permute(0, 2, 3, 1)  # [N, h, T, D/h] @ [N, h, D/h, T] -> [N, h, T, T]
-        mixed = scores.softmax(dim=-1) @ v.transpose(1, 2)  # [N, h, T, D/h]
+        mixed: Tensor = scores.softmax(dim=-1) @ v.transpose(1, 2)  # [N, h, T, D/h]
         return mixed.transpose(1, 2).reshape(n, t, d)
 
 

@@ -82,6 +82,8 @@ def export_run(config: ExportConfig, progress: Progress = lambda _: None) -> Bun
     if config.name is not None and not re.fullmatch(NAME_PATTERN, config.name):
         raise ExportError(f"--name must be 1 to 100 of A-Z a-z 0-9 . _ -, got {config.name!r}")
     precisions = config.precisions
+    if config.int8 != "auto" and "int8" not in precisions:
+        raise ExportError(f"--int8 {config.int8}, but --precision {config.precision} has no int8")
     check_destination(config.out, overwrite=config.overwrite)  # now, rather than after the work
     run = read_pretrained(config.run)
     classifier = None if config.classifier is None else read_classifier(config.classifier, run)

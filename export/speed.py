@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from bundle.errors import RuntimeUnavailable
 from bundle.masking import all_ids
 from bundle.store import Bundle
+from runtime.base import Arrays
 from runtime.machine import survey
 from runtime.select import RuntimeName, open_runtime
 
@@ -46,10 +48,7 @@ def fastest(drafts: Mapping[str, Bundle], images: NDArray[np.uint8]) -> dict[str
                 best[key] = min(best.get(key, float("inf")), 1000 * (time.perf_counter() - start))
             if i + 1 >= _MIN_ROUNDS and time.perf_counter() - begun > _BUDGET_S:
                 break
-    return {
-        draft: min(Timing(ms, engine) for (name, engine), ms in best.items() if name == draft)
-        for draft in drafts
-    }  # fmt: skip
+    return {draft: min(Timing(ms, engine) for (name, engine), ms in best.items() if name == draft) for draft in drafts}
 
 
 def _open_all(
@@ -59,7 +58,7 @@ def _open_all(
     calls: dict[tuple[str, RuntimeName], Callable[[], object]] = {}
     for name, bundle in drafts.items():
         spec, length = bundle.manifest.graphs["encoder"], bundle.manifest.model.num_patches
-        inputs = {"images": images, "ids_keep": np.ascontiguousarray(all_ids(len(images), length))}
+        inputs: Arrays = {"images": images, "ids_keep": np.ascontiguousarray(all_ids(len(images), length))}
         for engine in _CPU_ENGINES:
             # Scales that are measured at every call are fast in ONNX Runtime alone.
             if engine not in installed or (spec.quantization == "dynamic" and engine != "onnxruntime"):
@@ -73,5 +72,5 @@ def _open_all(
                     raise
                 continue
             stack.enter_context(closing(runtime))
-            calls[name, engine] = lambda runtime=runtime, inputs=inputs: runtime.run("encoder", inputs)
+            calls[name, engine] = partial(runtime.run, "encoder", inputs)
     return calls

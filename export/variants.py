@@ -94,7 +94,7 @@ def make_int8(material: Material, fp32: Variant, choice: Int8) -> Variant | None
         file, run = _quantized(material, fp32, "encoder", kind)
         problem = _problem(material, {"encoder": run}, "encoder")
         if problem and choice != "auto":
-            raise ParityError(f"encoder int8 ({kind}) {problem}; leave out --int8 {choice}; nothing was written")
+            raise ParityError(f"encoder int8 ({kind}) {problem}; nothing was written; leave out --int8 {choice}")
         material.progress(f"encoder int8 ({kind}): {problem or 'close enough to torch'}")
         if not problem:
             candidates[kind] = file, run
@@ -111,7 +111,7 @@ def file_name(graph: GraphName, precision: Precision) -> str:
 def _check(graph: GraphName, precision: Precision, figures: Figures, images: Figures | None) -> None:
     problem = fault(figures, LIMITS[precision], images)
     if problem:
-        advice = "" if precision == "fp32" else f", or leave {precision} out of --precision"
+        advice = "" if precision == "fp32" else f"; leave {precision} out of --precision"
         raise ParityError(f"{graph} {precision}: ONNX Runtime {problem}; nothing was written{advice}")
 
 

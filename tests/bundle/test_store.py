@@ -319,3 +319,68 @@ def test_a_writer_killed_before_the_rename_changes_nothing(tmp_path: Path, exist
     else:
         assert load_bundle(out) == before
     assert load_bundle(write_bundle(out, FIELDS, FILES, overwrite=True).path)  # the leftovers are in nobody's way
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from bundle.errors import BundleError
+from bundle.store import write_bundle
+from tests.bundle.test_store import FIELDS, FILES
+
+limit = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    write_bundle(Path(sys.argv[1]), FIELDS, FILES, overwrite=True)
+except BundleError as e:
+    print(e)
+"""
+
+
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("max_file_bytes", [100, 1000])
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, existing: bool, max_file_bytes: int) -> None:
+    """A real limit, met by a graph of 700 bytes or by the manifest alone, which is the greatest file here."""
+    out = tmp_path / "out"
+    before = write_bundle(out, FIELDS, {**FILES, "head.onnx": b"old"}) if existing else None
+    command = [sys.executable, "-c", FULL_DISK, str(out), str(max_file_bytes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert done.stdout == f"cannot write {out}: File too large; choose another place\n"
+    assert [p.name for p in tmp_path.iterdir()] == (["out"] if existing else [])
+    if before is not None:
+        assert load_bundle(out) == before
+
+
+KILLED_COPY = """
+import shutil, signal, sys
+from pathlib import Path
+import bundle.store
+from tests.bundle.test_store import FIELDS
+
+def half(source, target):
+    target.write_bytes(source.read_bytes()[:350])
+    print("half", flush=True)
+    signal.pause()
+
+bundle.store.shutil.copyfile = half
+source = Path(sys.argv[1]) / "source"
+files = {"encoder.onnx": source, "head.onnx": b"head", "labels.json": b'["ham", "spam"]'}
+bundle.store.write_bundle(Path(sys.argv[1]) / "out", FIELDS, files)
+"""
+
+
+def test_a_writer_killed_in_the_middle_of_a_file_leaves_nothing_that_loads(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"encoder" * 100)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED_COPY, tmp_path], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"half\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    left = [p for p in tmp_path.iterdir() if p.name != "source"]
+    assert [p.name.startswith(".out.") for p in left] == [True]  # hidden, and no bundle either
+    for folder in (tmp_path / "out", left[0]):
+        with pytest.raises(BundleError, match="is not a bundle"):
+            load_bundle(folder)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +16,11 @@ import pytest
 import torch
 
 import export.pipeline
+import export.variants
 from bundle.labels import encode_labels
-from bundle.store import Bundle, load_bundle
+from bundle.store import Bundle, load_bundle, write_bundle
 from export.__main__ import main
+from export.onnx import GraphFile
 from mae import Classifier, ClassifierConfig, LinearHead, LinearHeadConfig, MaskedAutoencoder
 from mae.weights import load_model, save_model
 from tests.conftest import LABELS, TinyRuns
@@ -61,17 +65,17 @@ def test_a_graph_that_differs_leaves_nothing(
     run: Run, tiny_runs: TinyRuns, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A saboteur between torch and the file: the encoder of other weights."""
-    other = tiny_bundle.graph_file("encoder").read_bytes()
+    other = GraphFile(tiny_bundle.graph_file("encoder"))
     model = load_model(tiny_runs.pretrained)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.1)
     save_model(model, tmp_path / "run")
     shutil.copy(tiny_runs.pretrained / "run.json", tmp_path / "run")
-    monkeypatch.setattr(export.pipeline, "to_onnx", lambda *_: other)
+    monkeypatch.setattr(export.variants, "write_onnx", lambda *_: other)
     code, stderr = run(tmp_path / "run", "--out", tmp_path / "out")
     assert code == 1
-    assert "error: encoder: ONNX Runtime differs from torch by" in stderr
+    assert "error: encoder fp32: ONNX Runtime differs from torch by" in stderr
     assert "Traceback" not in stderr
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
@@ -188,3 +192,31 @@ def test_a_place_that_cannot_be_written(run: Run, tiny_runs: TinyRuns, tmp_path:
 
 def test_a_name_that_no_bundle_may_have(run: Run, tiny_runs: TinyRuns, tmp_path: Path) -> None:
     refused(run(tiny_runs.pretrained, "--out", tmp_path / "out", "--name", "a/b"), "--name must be", "'a/b'")
+
+
+@pytest.mark.parametrize(("max_file_bytes", "place"), [(50_000, "temporary"), (150_000, "out")])
+def test_a_full_disk_leaves_nothing(
+    run: Run, tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_file_bytes: int, place: str
+) -> None:
+    """No file grows beyond so many bytes: the encoder's, or, once the graphs are there, the copy in the bundle."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    if place == "out":
+        monkeypatch.setattr(export.pipeline, "write_bundle", lambda *a, **k: limited(50_000, write_bundle, *a, **k))
+    code, stderr = limited(max_file_bytes, run, tiny_runs.pretrained, "--out", tmp_path / "out")
+    assert code == 2
+    error = stderr.splitlines()[-1]
+    assert error.startswith(f"error: cannot write {'to ' if place == 'temporary' else ''}{tmp_path / place}: ")
+    assert "File too large" in error
+    assert "Traceback" not in stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["temporary"]
+    assert not list((tmp_path / "temporary").glob("maeve-*"))
+
+
+def limited(max_file_bytes: int, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, before[1]))
+    try:
+        return call(*arguments, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -139,15 +139,19 @@ def test_what_the_command_prints(command: tuple[Path, subprocess.CompletedProces
     assert done.stdout == summary(bundle) + "\n"
     path, digest, header, *rows = done.stdout.splitlines()
     assert (path, digest) == (str(out), f"digest {bundle.manifest.digest}")
-    assert header.split() == ["graph", "file", "MB", "inputs", "outputs", "off", "by", "allowed"]
-    assert [row.split()[:3] for row in rows] == [
-        ["encoder", "encoder.onnx", "0.1"],
-        ["decoder", "decoder.onnx", "0.1"],
-        ["classifier", "classifier.onnx", "0.1"],
+    assert header.split() == [
+        "graph", "precision", "file", "MB", "off", "by", "cosine", "min", "mean", "top-1", "quantized",
+    ]  # fmt: skip
+    assert [row.split()[:4] for row in rows] == [
+        ["encoder", "fp32", "encoder.onnx", "0.1"],
+        ["decoder", "fp32", "decoder.onnx", "0.1"],
+        ["classifier", "fp32", "classifier.onnx", "0.1"],
     ]
-    progress = done.stderr.splitlines()
-    assert progress[::2] == ["encoder: exporting", "decoder: exporting", "classifier: exporting"]
-    assert all("of torch" in line for line in progress[1::2])
+    first, *progress = [line.split(" s  ", 1)[1] for line in done.stderr.splitlines()]
+    assert first.startswith("int8: left out, since ")
+    assert first.endswith("has left no real images to hold it against; give --images")
+    assert progress[::2] == [f"{graph} fp32: exporting" for graph in ("encoder", "decoder", "classifier")]
+    assert all(line.endswith(" of torch") for line in progress[1::2])
 
 
 # What it computes: torch's own forward, with nothing of the export in between

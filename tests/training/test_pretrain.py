@@ -183,3 +183,23 @@ def test_a_start_that_fails_can_be_corrected(packed: PackedDataset, tmp_path: Pa
             pretrain(PretrainConfig(data=str(packed.folder), out=out, epochs=1, **{**tiny, **wrong}))
         assert not out.exists()
     pretrain(PretrainConfig(data=str(packed.folder), out=out, epochs=1, **tiny))
+
+
+def test_a_run_leaves_samples_of_its_data_as_the_service_would_see_them(
+    pretrained: Path, packed: PackedDataset
+) -> None:
+    with np.load(pretrained / "samples.npz") as arrays:
+        images = arrays["images"]
+    np.testing.assert_array_equal(images, packed.pixels(np.arange(len(packed))))  # fewer than 256: all of them
+
+
+def test_of_many_images_and_of_larger_ones_samples_are_the_middle_of_some(
+    packed: PackedDataset, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.pretrain._SAMPLES", 4)
+    small = {**tiny, "image_size": 16, "patch_size": 8}
+    out = pretrain(PretrainConfig(data=str(packed.folder), out=tmp_path / "run", epochs=1, **small))
+    with np.load(out / "samples.npz") as arrays:
+        images = arrays["images"]
+    ids = np.array([0, 39, 79, 119])
+    np.testing.assert_array_equal(images, packed.pixels(ids)[:, 8:24, 8:24])

@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -36,6 +37,10 @@ def test_a_streamed_run_learns_and_leaves_no_pack(photos: Path, tmp_path: Path, 
     assert document["data"]["num_images"] == 120
     assert document["metrics"]["reconstruction_loss"] > 0
     assert (out / "reconstructions" / "epoch-0003.png").exists()
+    with np.load(out / "samples.npz") as arrays:
+        images = arrays["images"]
+    assert (images.dtype, images.shape) == (np.uint8, (120, 32, 32, 3))
+    assert images.reshape(120, -1).std(axis=1).min() > 5  # photographs all of them
 
 
 def test_stopped_in_the_middle_of_an_epoch_it_ends_with_the_same_bytes(

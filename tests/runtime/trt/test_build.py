@@ -160,6 +160,8 @@ def test_the_cast_is_to_what_the_graph_casts_to(tmp_path: Path) -> None:
     [
         ([helper.make_node("Max", ["x", "x"], ["m"]), helper.make_node("Cast", ["m"], ["y"], to=FLOAT)],
          "Max computes with uint8 x, which TensorRT cannot"),
+        ([helper.make_node("Pad", ["x", "p", "v"], ["m"]), helper.make_node("Cast", ["m"], ["y"], to=FLOAT)],
+         "Pad computes with uint8 x, which TensorRT cannot"),
         ([helper.make_node("Identity", ["x"], ["y"])], "x is never cast to floats"),
     ],
 )  # fmt: skip
