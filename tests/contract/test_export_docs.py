@@ -21,7 +21,8 @@ def test_every_flag_is_in_the_table_and_no_other() -> None:
     table = SECTION.split("| flag |")[1].split("\n\n")[0]
     rows = re.findall(r"^\| `(?:--)?([A-Za-z0-9-]+)` \|", table, re.MULTILINE)
     assert rows[0] == "RUN"
-    assert {"run", *rows[1:]} == {field.name.replace("_", "-") for field in fields(ExportConfig)}
+    flags = {field.name.replace("_", "-") for field in fields(ExportConfig)}
+    assert {"run", *rows[1:]} == flags - {"triton"}  # whose flags have a table of their own
 
 
 @pytest.mark.parametrize("name", ["precision", "int8"])
