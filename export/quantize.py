@@ -45,6 +45,8 @@ def quantize(kind: Quantization, source: GraphFile, path: Path, calibration: Seq
                 _static(source.path, draft, products, calibration)
         model = onnx.load(draft)
         strip(model)
+        for tensor in model.graph.initializer:  # all are in the model now, wherever the source had them
+            tensor.ClearField("data_location")
         path.write_bytes(model.SerializeToString(deterministic=True))
         onnx.checker.check_model(path, full_check=True)
     except OSError:
