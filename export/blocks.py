@@ -54,6 +54,14 @@ def _scaled_qkv(attention: Attention) -> tuple[Tensor, Tensor]:
     return weight, bias
 
 
+def behind_first(ids: Tensor) -> Tensor:
+    """i64 [N, M] -> [N, 1 + M]: 0, the row of the first token, and behind it the same ids counted from 1.
+
+    By arithmetic: Pad has no kernel for integers in ONNX Runtime's CUDA provider, and a new column would ask for N.
+    """
+    return torch.cat([ids[:, :1] * 0, ids + 1], dim=1)
+
+
 @torch.library.custom_op("maeve::take_rows", mutates_args=())
 def take_rows(table: Tensor, ids: Tensor) -> Tensor:
     """Rows of each image's own table. table: [N, R, D], ids: i64 [N, M], within 0..R-1 -> [N, M, D].

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from export.blocks import SpelledBlock, take_rows
+from export.blocks import SpelledBlock, behind_first, take_rows
 from mae.classifier import Classifier, LinearHead
 from mae.config import MAEConfig
 from mae.model import Decoder, Encoder
@@ -29,9 +29,9 @@ class PixelEmbed(nn.Module):
     A row of zeros in front comes out of it as zeros: the table that is added holds the first token in row 0, and a
     position plus b' in each of the others.
 
-    Pixels are moved about while they are bytes, the cheapest way on a CPU. `half`, which is for GPUs, takes them to
-    numbers at once. There W' alone would lie among the subnormal ones, which have few bits; pixels / 256 and 256 W' do
-    not.
+    Pixels become floats at once: engines for GPUs have no kernels that move bytes about, and on a CPU it costs nothing
+    that can be measured. In half precision W' would lie among the subnormal numbers, which have few bits; pixels / 256
+    and 256 W' do not.
     """
 
     weight: Tensor
@@ -52,14 +52,15 @@ class PixelEmbed(nn.Module):
     def forward(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         n, _, _, c = images.shape
         (rows, columns), p = self.grid, self.patch_size
-        x = images.half() * HALF_PIXEL if self.half_precision else images
+        x = images.to(self.weight.dtype)  # [N, H, W, C]
+        if self.half_precision:
+            x = x * HALF_PIXEL
         x = x.reshape(n, rows, p, columns, p, c)  # n h p w q c
         x = x.permute(0, 1, 3, 2, 4, 5).reshape(n, self.num_patches, p * p * c)  # n h w p q c -> [N, L, P*P*C]
         if ids_keep is not None:
             x = take_rows(x, ids_keep)  # [N, K, P*P*C]
-        x = F.pad(x, (0, 0, 1, 0)).to(self.weight.dtype)  # [N, 1 + K, P*P*C]
-        x = F.linear(x, self.weight)  # [N, 1 + K, D]
-        return x + (self.table if ids_keep is None else F.embedding(F.pad(ids_keep + 1, (1, 0)), self.table))
+        x = F.linear(F.pad(x, (0, 0, 1, 0)), self.weight)  # [N, 1 + K, D]
+        return x + (self.table if ids_keep is None else F.embedding(behind_first(ids_keep), self.table))
 
 
 def _folded(encoder: Encoder, config: MAEConfig) -> tuple[Tensor, Tensor]:
@@ -122,7 +123,7 @@ class DecoderGraph(nn.Module):
     def forward(self, tokens: Tensor, ids_restore: Tensor) -> Tensor:
         x = F.linear(tokens.to(self.dtype), self.embed_weight, self.embed_bias)  # [N, 1 + K, E]
         x = F.pad(x, (0, 0, 0, self.num_patches))  # [N, 1 + K + L, E]
-        x = take_rows(x, F.pad(ids_restore + 1, (1, 0))) + self.table  # [N, 1 + L, E]
+        x = take_rows(x, behind_first(ids_restore)) + self.table  # [N, 1 + L, E]
         return self.pred(self.norm(self.blocks(x))[:, 1:]).float()  # type: ignore[no-any-return]
 
 

@@ -26,7 +26,7 @@ from export.plan import GraphPlan
 from mae.config import MAEConfig
 from runtime.agreement import cosines
 from runtime.base import Arrays
-from runtime.onnx import load_session
+from runtime.onnx import image_by_image, load_session
 
 MASK_RATIO = 0.75  # of the images that the decoder is shown
 _BATCH = 8
@@ -159,13 +159,17 @@ def references(plan: GraphPlan, case: Case) -> Arrays:
     return {tensor.name: out.numpy() for tensor, out in zip(plan.spec.outputs, outputs, strict=True)}
 
 
-def runner(plan: GraphPlan, file: GraphFile) -> Run:
-    """The graph in ONNX Runtime; it takes what it needs of the inputs. RuntimeUnavailable if it does not load."""
+def runner(plan: GraphPlan, file: GraphFile, *, one_by_one: bool = False) -> Run:
+    """The graph in ONNX Runtime; it takes what it needs of the inputs. RuntimeUnavailable if it does not load.
+
+    `one_by_one`: an image a call, as dynamic int8 is served.
+    """
     session = load_session(file.path)
     inputs, outputs = ([tensor.name for tensor in side] for side in (plan.spec.inputs, plan.spec.outputs))
 
     def run(given: Mapping[str, Any]) -> Arrays:
-        results = session.run(outputs, {name: np.asarray(given[name]) for name in inputs})
+        arrays = {name: np.asarray(given[name]) for name in inputs}
+        results = image_by_image(session, outputs, arrays) if one_by_one else session.run(outputs, arrays)
         return dict(zip(outputs, results, strict=True))
 
     return run

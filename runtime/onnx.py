@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bundle.errors import InferenceError, OutOfMemory, RuntimeUnavailable
@@ -51,6 +52,14 @@ class OnnxRuntime:
             "threads_per_lane": 1,
         }
         self._specs = bundle.manifest.graphs
+        # Dynamic int8 takes one scale for all that a call holds: an image's answer would depend on its neighbours.
+        self._alone = {
+            graph
+            for graph, spec in self._specs.items()
+            if spec.quantization == "dynamic" and bundle.nearest(graph, precision) == "int8"
+        }
+        if self._alone:
+            self.max_batch = 1
         self._sessions = {
             graph: _session(graph, spec, bundle.graph_file(graph, bundle.nearest(graph, precision)))
             for graph, spec in self._specs.items()
@@ -65,7 +74,10 @@ class OnnxRuntime:
         check_inputs(spec, inputs)
         names = [tensor.name for tensor in wanted_outputs(spec, wanted)]
         try:
-            outputs = session.run(names, dict(inputs))
+            if graph in self._alone:
+                outputs = image_by_image(session, names, inputs)
+            else:
+                outputs = session.run(names, dict(inputs))
         except Exception as e:  # ONNX Runtime's errors share no base class of their own
             error = OutOfMemory if any(sign in str(e) for sign in _NO_MEMORY) else InferenceError
             raise error(f"{graph}: {e}") from e
@@ -73,6 +85,15 @@ class OnnxRuntime:
 
     def close(self) -> None:
         self._sessions = {}
+
+
+def image_by_image(
+    session: ort.InferenceSession, names: list[str], inputs: Mapping[str, NDArray[Any]]
+) -> list[NDArray[Any]]:
+    """The outputs called `names`, each image's computed in a call of its own."""
+    num_images = len(next(iter(inputs.values())))
+    calls = [session.run(names, {name: rows[i : i + 1] for name, rows in inputs.items()}) for i in range(num_images)]
+    return [np.concatenate(parts) for parts in zip(*calls, strict=True)]
 
 
 def load_session(model: Path | bytes) -> ort.InferenceSession:

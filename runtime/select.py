@@ -70,8 +70,8 @@ def choose(manifest: Manifest, name: RuntimeName, *, device: str, precision: Pre
     """The best of what is there, within what is asked for. Raises as `open_runtime`."""
     if name not in get_args(RuntimeName):
         raise RuntimeUnavailable(f"no runtime is called {name!r}; there are {', '.join(get_args(RuntimeName))}")
-    if precision == "bf16" and device == "auto" and name == "auto":
-        device = "cpu"  # there alone is bf16
+    if precision in ("bf16", "int8") and device == "auto" and name == "auto":
+        device = "cpu"  # which they are for
     gpu = _gpu(name, device, machine)
     encoder = manifest.graphs["encoder"]
     return (
@@ -99,10 +99,12 @@ def _gpu(name: RuntimeName, device: str, machine: Machine) -> int | None:
         return index
     if device == "cpu" or name == "openvino" or not machine.gpus:
         return None
-    if machine.engines & _ON_GPU:
+    on_gpu = _ON_GPU if name == "auto" else {"onnxruntime-cuda"}
+    if machine.engines & on_gpu:
         return 0
     log.warning(
-        "there is a GPU, and nothing installed here runs on it, so the CPU computes; %s, or say device cpu",
+        "there is a GPU, and %s runs on it, so the CPU computes; %s, or say device cpu",
+        "nothing installed here" if name == "auto" else f"not the {name} that is installed",
         _INSTALL["onnxruntime-cuda"],
     )
     return None
@@ -112,19 +114,20 @@ def _on_gpu(encoder: GraphSpec, name: RuntimeName, precision: PrecisionName, mac
     if precision == "bf16":
         raise RuntimeUnavailable("bf16 is computed on CPUs alone, by openvino; use fp16 on a GPU")
     served: ServedPrecision = ("fp16" if "fp16" in encoder.files else "fp32") if precision == "auto" else precision
-    dynamic = served == "int8" and encoder.quantization == "dynamic"
-    if dynamic and name in ("tensorrt", "onnxruntime-tensorrt"):
-        raise RuntimeUnavailable(
-            f"{name} has no kernels for this bundle's int8, whose scales are measured at every call; "
-            f"use precision fp16, or export with static int8"
-        )
     engine: EngineName
     if name == "tensorrt" or name == "onnxruntime-tensorrt":
         engine = name
     else:
-        # Of the two, auto takes the one that starts in seconds and runs any graph; TensorRT builds for minutes.
+        # Of the two, auto takes the one that starts in seconds; TensorRT builds for minutes.
         lone = name == "auto" and "onnxruntime-cuda" not in machine.engines and "tensorrt" in machine.engines
-        engine = "tensorrt" if lone and not dynamic else "onnxruntime-cuda"
+        engine = "tensorrt" if lone else "onnxruntime-cuda"
+    if served == "int8" and engine == "onnxruntime-cuda":
+        raise RuntimeUnavailable("onnxruntime multiplies no int8 on GPUs; use fp16, or runtime tensorrt")
+    if served == "int8" and encoder.quantization == "dynamic":
+        raise RuntimeUnavailable(
+            f"{engine} does not run this bundle's int8, whose scales are measured at every call; "
+            f"use fp16, or export with --int8 static"
+        )
     return Choice(_installed(engine, machine), gpu, served)
 
 
@@ -132,10 +135,15 @@ def _on_cpu(encoder: GraphSpec, name: RuntimeName, precision: PrecisionName, mac
     served = _best_on_cpu(encoder, name, machine) if precision == "auto" else precision
     if served == "bf16" and name == "onnxruntime":
         raise RuntimeUnavailable("ONNX Runtime does not compute in bf16 on CPUs; use runtime openvino, or fp32")
+    if served == "int8" and name == "openvino" and encoder.quantization == "dynamic":
+        raise RuntimeUnavailable(
+            "openvino is slow at this bundle's int8, whose scales are measured at every call; "
+            "use runtime onnxruntime, or export with --int8 static"
+        )
     if served == "fp16" and name == "openvino":
         raise RuntimeUnavailable("openvino gains nothing from fp16 on CPUs; use fp32, bf16 or int8")
     if name == "auto":
-        # In fp32 ONNX Runtime is about as fast, and int8 with scales of the call it alone computes fast.
+        # In fp32 ONNX Runtime is about as fast, and int8 with scales of the call it alone runs.
         static = served == "int8" and encoder.quantization == "static"
         name = "openvino" if served == "bf16" or (static and "openvino" in machine.engines) else "onnxruntime"
     engine = _installed("openvino" if name == "openvino" else "onnxruntime", machine)

@@ -49,6 +49,19 @@ def test_a_batch_gives_what_each_image_gives_alone(runtime: OnnxRuntime) -> None
             np.testing.assert_allclose(together[name][i], value[0], atol=1e-5)
 
 
+def test_in_int8_too_an_image_is_told_apart_from_its_neighbours(int8_bundle: Bundle) -> None:
+    """Dynamic int8 takes one scale for a whole call, unless the images come one by one."""
+    runtime = OnnxRuntime(int8_bundle, "int8")
+    assert runtime.max_batch == (1 if int8_bundle.manifest.graphs["encoder"].quantization == "dynamic" else 4)
+    batch = images(4)
+    batch["images"][1:3] //= 16
+    together = runtime.run("encoder", batch)
+    for i in range(4):
+        alone = runtime.run("encoder", {name: value[i : i + 1] for name, value in batch.items()})
+        for name, value in alone.items():
+            np.testing.assert_allclose(together[name][i], value[0], atol=1e-5)
+
+
 def test_images_and_subsets_have_their_own_embeddings(runtime: OnnxRuntime) -> None:
     batch = images(2)
     whole = runtime.run("encoder", batch)

@@ -81,8 +81,8 @@ def test_auto_on_a_cpu(
         (ALL, "plain", "auto", Choice("onnxruntime-cuda", 0, "fp32")),
         (TENSORRT, "plain", "auto", Choice("tensorrt", 0, "fp32")),
         (TENSORRT, "dynamic", "auto", Choice("tensorrt", 0, "fp16")),
-        (ALL, "dynamic", "int8", Choice("onnxruntime-cuda", 0, "int8")),
-        (TENSORRT, "static", "int8", Choice("tensorrt", 0, "int8")),
+        (ALL, "dynamic", "int8", Choice("onnxruntime", None, "int8")),
+        (ALL, "static", "int8", Choice("openvino", None, "int8")),
         (CUDA, "dynamic", "auto", Choice("onnxruntime-cuda", 0, "fp16")),
         (CUDA, "plain", "auto", Choice("onnxruntime-cuda", 0, "fp32")),
         (CUDA, "dynamic", "fp32", Choice("onnxruntime-cuda", 0, "fp32")),
@@ -106,7 +106,6 @@ def test_auto_where_there_is_a_gpu(
         ("onnxruntime", "cpu", "auto", Choice("onnxruntime", None, "int8")),
         ("onnxruntime", "cpu", "fp16", Choice("onnxruntime", None, "fp16")),
         ("openvino", "auto", "auto", Choice("openvino", None, "bf16")),  # its int8 here has scales of the call
-        ("openvino", "cpu", "int8", Choice("openvino", None, "int8")),
         ("openvino", "auto", "fp32", Choice("openvino", None, "fp32")),
         ("auto", "cpu", "fp32", Choice("onnxruntime", None, "fp32")),
         ("auto", "cpu", "bf16", Choice("openvino", None, "bf16")),
@@ -150,9 +149,23 @@ def test_what_is_asked_for_is_what_runs(
             1,
             True,
             ("tensorrt", "auto", "int8"),
-            "tensorrt has no kernels for this bundle's int8, .* use precision",
+            "tensorrt does not run this bundle's int8, .* use fp16, or export with --int8 static",
         ),
-        (ALL, 1, True, ("onnxruntime-tensorrt", "auto", "int8"), "onnxruntime-tensorrt has no kernels"),
+        (
+            ALL,
+            1,
+            True,
+            ("onnxruntime-tensorrt", "auto", "int8"),
+            "onnxruntime-tensorrt does not run this",
+        ),
+        (ALL, 1, True, ("onnxruntime", "cuda", "int8"), "onnxruntime multiplies no int8 on GPUs; use fp16, or runtime"),
+        (
+            ALL,
+            0,
+            True,
+            ("openvino", "cpu", "int8"),
+            "openvino is slow at this bundle's int8, .*; use runtime",
+        ),
     ],
 )
 def test_what_cannot_be_had_is_an_error_that_helps(
@@ -173,6 +186,10 @@ def test_a_gpu_that_nothing_installed_can_use_is_pointed_out(plain: Manifest, ca
         found = choose(plain, "auto", device="auto", precision="auto", machine=machine(CPU, 1))
     assert found == Choice("onnxruntime", None, "fp32")
     assert "there is a GPU, and nothing installed here runs on it, so the CPU computes" in caplog.text
+    caplog.clear()
+    found = choose(plain, "onnxruntime", device="auto", precision="auto", machine=machine(TENSORRT, 1))
+    assert found == Choice("onnxruntime", None, "fp32")
+    assert "there is a GPU, and not the onnxruntime that is installed runs on it" in caplog.text
     caplog.clear()
     choose(plain, "auto", device="cpu", precision="auto", machine=machine(CPU, 1))  # said on purpose
     choose(plain, "auto", device="auto", precision="auto", machine=machine(CUDA, 1))
