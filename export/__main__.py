@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+from types import FrameType
 
 import tyro
 
@@ -15,16 +18,36 @@ from export.pipeline import ExportConfig, export_run
 
 EXIT_DIFFERS = 1
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 
 
 def main() -> None:
     config = tyro.cli(ExportConfig, prog="python -m export")
+    interrupted = _watch_interrupts()
     try:
         text = _export(config)
-    except MaeveError as e:
+    except (Exception, KeyboardInterrupt) as e:
+        if interrupted.is_set():  # torch turns one in the middle of its own work into errors of other kinds
+            print("stopped; nothing was written", file=sys.stderr)
+            sys.exit(EXIT_INTERRUPTED)
+        if not isinstance(e, MaeveError):
+            raise
         print(f"error: {e}", file=sys.stderr)
         sys.exit(EXIT_DIFFERS if isinstance(e, ParityError) else EXIT_USAGE)
     print(text)
+
+
+def _watch_interrupts() -> threading.Event:
+    """Set once Ctrl-C was pressed, which raises KeyboardInterrupt as ever."""
+    seen = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        seen.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    return seen
 
 
 def _export(config: ExportConfig) -> str:
@@ -40,9 +63,9 @@ def _export(config: ExportConfig) -> str:
 def summary(bundle: Bundle) -> str:
     """The path, the digest and a row per graph and precision: its file, and how far it lies from torch.
 
-    Cosines and agreement are those on real images, if there were any.
+    The difference is that on made-up inputs; cosines and agreement are those on real images, if there were any.
     """
-    rows = [("graph", "precision", "file", "MB", "off by", "cosine min", "mean", "top-1", "quantized")]
+    rows = [("graph", "precision", "file", "MB", "off by", "photos: cosine min", "mean", "same top-1", "quantized")]
     for name, parity in bundle.manifest.parity.items():
         graph, _, precision = name.partition(".")
         rows.append(_row(bundle, graph, precision, parity))  # type: ignore[arg-type]

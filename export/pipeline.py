@@ -33,6 +33,7 @@ from mae.pretrained import Pretrained
 
 Progress = Callable[[str], None]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+_FEW = 32
 _COMPARED, _CALIBRATING = 64, 64  # real images, of up to 256: more change no figure by what matters, and take minutes
 
 
@@ -48,7 +49,7 @@ class ExportConfig:
     """A bundle, a Triton model repository, or weights for transformers (hf) or timm."""
     classifier: Path | None = None
     """The --out of training.finetune or training.probe, begun from the same run, or public weights with a head."""
-    precision: str = "fp32,int8"
+    precision: str = "fp32,fp16,int8"
     """The variants, of fp32, fp16 and int8; fp32 is always among them, int8 where it holds what it must."""
     int8: Int8 = "auto"
     """How int8 is made: the faster way that is close enough, or one that is taken whatever its speed."""
@@ -83,7 +84,8 @@ def export_run(config: ExportConfig, progress: Progress = lambda _: None) -> Bun
         raise ExportError(f"--name must be 1 to 100 of A-Z a-z 0-9 . _ -, got {config.name!r}")
     precisions = config.precisions
     if config.int8 != "auto" and "int8" not in precisions:
-        raise ExportError(f"--int8 {config.int8}, but --precision {config.precision} has no int8")
+        flag = "--triton.precision" if config.format == "triton" else "--precision"
+        raise ExportError(f"--int8 {config.int8} goes with int8 in {flag}, which is {config.precision}")
     check_destination(config.out, overwrite=config.overwrite)  # now, rather than after the work
     run = read_pretrained(config.run)
     classifier = None if config.classifier is None else read_classifier(config.classifier, run)
@@ -118,7 +120,12 @@ def _say_images(
 ) -> None:
     if images is not None:
         unreadable = f", {images.num_unreadable} more cannot be read" if images.num_unreadable else ""
-        say(f"{len(images.pixels)} real images from {images.source}{unreadable}")
+        few = (
+            "; few to judge int8 by, give more with --images"
+            if len(images.pixels) < _FEW and "int8" in precisions
+            else ""
+        )
+        say(f"{len(images.pixels)} real images from {images.source}{unreadable}{few}")
     elif config.int8 != "auto" and "int8" in precisions:
         raise ExportError(f"--int8 {config.int8} needs real images, which {config.run} has not left; give --images")
     elif "int8" in precisions:

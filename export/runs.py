@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bundle.digest import file_sha256
 from bundle.errors import BundleError
 from bundle.labels import read_labels
-from bundle.manifest import LABELS_FILE, Size
+from bundle.manifest import LABELS_FILE, MANIFEST_FILE, Size
 from export.errors import ExportError
 from mae.classifier import Classifier, LinearHead
 from mae.foreign import Foreign, is_foreign, read_foreign
@@ -112,8 +112,13 @@ def _read(path: Path) -> tuple[Network, RunDocument, tuple[str, ...] | None]:
         document = RunDocument.model_validate_json((path / RUN_FILE).read_bytes())
         return load_model(path), document, None
     except FileNotFoundError as e:
-        missing = f"it has no {RUN_FILE}" if e.filename else str(e)
-        raise ExportError(f"{path} is not a finished run: {missing}") from e
+        if (path / MANIFEST_FILE).is_file():
+            raise ExportError(f"{path} is a bundle already; --format triton alone takes one, else give the run") from e
+        if (path / RUN_FILE).is_file():
+            raise ExportError(
+                f"{path} has no weights yet: that run is not finished; its own command and --resume go on with it"
+            ) from e
+        raise ExportError(f"{path} is not a finished run: it has no {RUN_FILE}") from e
     except ValidationError as e:
         places = ", ".join(".".join(map(str, error["loc"])) or "JSON" for error in e.errors())
         raise ExportError(f"{path / RUN_FILE} is not a training run's: wrong or missing: {places}") from e

@@ -195,8 +195,9 @@ def _whole(material: Material, fp32: Variant, kind: Quantization, file: GraphFil
         quantized, run = _quantized(material, fp32, graph, kind)
         problem = _problem(material, {"encoder": variant.runs["encoder"], graph: run}, graph)
         if problem:
-            material.progress(f"{graph} int8: stays in fp32, since in int8 it {problem}")
+            material.progress(f"{graph} int8 ({kind}): left in fp32, since it {problem}")
             continue
+        material.progress(f"{graph} int8 ({kind}): close enough to torch")
         variant.files[graph], variant.runs[graph] = quantized, run
     images = _on_images(material, variant.runs)
     for name, graph_run in variant.runs.items():

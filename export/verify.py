@@ -231,7 +231,7 @@ def golden_arrays(plans: Sequence[GraphPlan], case: Case) -> dict[str, NDArray[A
 
 def _reference_of(plan: GraphPlan) -> Run:
     names = [tensor.name for tensor in plan.spec.inputs]
-    return lambda inputs: references(plan, {name: torch.from_numpy(inputs[name]) for name in names})
+    return lambda inputs: references(plan, {name: torch.from_numpy(np.array(inputs[name])) for name in names})
 
 
 def _case(config: MAEConfig, encoder: GraphPlan, n: int, k: int, *, seed: int) -> Case:

@@ -29,12 +29,20 @@ _FORMATS: dict[str, type[Network]] = {
 }
 
 
+def save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
+    """safetensors' save_file, with the mode that new files have here: its own lets nobody but the owner read them."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(tensors, file, metadata=metadata)
+    file.chmod(mode)
+
+
 def save_model(model: Network, folder: Path) -> None:
     """Write weights and config, each under a temporary name first, so that a reader never sees half a file."""
     folder.mkdir(parents=True, exist_ok=True)
     (name,) = (name for name, kind in _FORMATS.items() if isinstance(model, kind))
     weights = folder / (WEIGHTS_FILE + ".tmp")
-    save_file(_tensors(model), weights)
+    save_tensors(_tensors(model), weights)
     config = folder / (CONFIG_FILE + ".tmp")
     config.write_text(json.dumps({"format": name, "config": asdict(model.config)}, indent=2) + "\n")
     for temporary in (weights, config):

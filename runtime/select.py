@@ -24,8 +24,8 @@ _INSTALL = {
     "onnxruntime": "pip install onnxruntime",
     "onnxruntime-cuda": "pip uninstall onnxruntime; pip install onnxruntime-gpu",  # both own the same files
     "onnxruntime-tensorrt": "pip uninstall onnxruntime; pip install onnxruntime-gpu, and TensorRT 10",
-    "openvino": "pip install 'maeve[openvino]'",
-    "tensorrt": "pip install 'maeve[tensorrt]'",
+    "openvino": "pip install -e '.[openvino]'",
+    "tensorrt": "pip install -e '.[tensorrt]'",
 }
 _ON_GPU: frozenset[EngineName] = frozenset({"onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt"})
 
@@ -55,6 +55,9 @@ def open_runtime(
     what runs: only "auto" chooses.
     """
     if name == "fake":
+        if device.startswith("cuda"):
+            raise RuntimeUnavailable("fake computes nothing and has no GPU; use device cpu, or another runtime")
+        log.warning("the fake runtime answers with numbers that mean nothing; it is for tests")
         from runtime.fake import FakeRuntime
 
         return FakeRuntime(bundle, lanes=lanes or 1)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mae.foreign.files import write_whole
@@ -18,6 +17,7 @@ from mae.foreign.names import FAIR, HUGGING_FACE, SpellingName, split_qkv
 from mae.foreign.shapes import Foreigner
 from mae.model import MaskedAutoencoder
 from mae.pretrained import PretrainedEncoder, config_of
+from mae.weights import save_tensors
 
 _PICKLES = (".pth", ".pt", ".bin")
 _SAFETENSORS = ".safetensors"
@@ -41,7 +41,7 @@ def write_foreign(network: Foreigner, out: Path, to: SpellingName, labels: tuple
     own = Hints.of(config_of(network), labels).document()
     if out.suffix == _SAFETENSORS:
         metadata = {"format": "pt", "maeve": json.dumps(own)}
-        write_whole(out, lambda file: save_file(state, file, metadata=metadata))
+        write_whole(out, lambda file: save_tensors(state, file, metadata))
     else:
         container = "model" if to == "fair" else "state_dict"
         write_whole(out, lambda file: torch.save({container: state, "maeve": own}, file))
@@ -64,7 +64,7 @@ def _write_folder(folder: Path, network: Foreigner, files: Mapping[str, Mapping[
     # transformers' bare encoder is the one class whose names have no `vit.`
     skip = "vit." if isinstance(network, PretrainedEncoder) else ""
     named = {HUGGING_FACE.theirs(name).removeprefix(skip): tensor.contiguous() for name, tensor in state.items()}
-    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(named, folder / "model.safetensors", {"format": "pt"})
     for name, document in files.items():
         (folder / name).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 

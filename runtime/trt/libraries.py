@@ -10,7 +10,7 @@ from typing import Any
 
 from bundle.errors import RuntimeUnavailable
 
-INSTALL = "pip install 'maeve[tensorrt]'"
+INSTALL = "pip install -e '.[tensorrt]'"
 DRIVER = "580 or newer"  # what CUDA 13 asks for
 _FIRST_MAJOR = 11  # the first whose networks take every precision from the graph, as ours give it
 _MAX_KEPT_ERRORS = 8

@@ -170,7 +170,7 @@ def test_without_tensorrt_it_says_what_to_install(tiny_bundle: Bundle) -> None:
     command = [sys.executable, "-c", program, str(tiny_bundle.path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "error: TensorRT is not installed; pip install 'maeve[tensorrt]'\n"
+    assert result.stderr == "error: TensorRT is not installed; pip install -e '.[tensorrt]'\n"
 
 
 # Progress
