@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.engines_worker import random_network
 from benchmarks.report import Report
 from bundle.errors import MaeveError
-from bundle.masking import keep_ids
+from bundle.masking import all_ids, keep_ids
 from bundle.store import Bundle, load_bundle
 from export.bench.candidates import PRECISIONS, RUNTIMES, find_candidates
 from export.bench.client import EngineFailed, Worker
+from export.bench.inputs import comparison_inputs, read_images
 from export.bench.rounds import peak_precision
 from export.flops import encoder_flops
 from export.pipeline import ExportConfig, export_run
@@ -39,6 +41,7 @@ from runtime.cores import usable_cores
 from runtime.machine import survey
 
 WORKER = "benchmarks.engines_worker"
+NUM_IMAGES = 64  # to compare outputs on, where there are real ones
 MIN_COSINE = 0.999  # what an engine must keep to count as giving the same
 
 
@@ -96,13 +99,15 @@ def contestants(bundle: Bundle, device: str, *, is_random: bool) -> dict[str, di
 
 
 def opened(labels: dict[str, dict[str, Any]], bundle: Bundle, stack: ExitStack) -> list[Engine]:
-    """Those that load; the others say why not."""
-    engines = []
+    """Those that load; the others say why not. EngineFailed for the first, which they are held against."""
+    engines: list[Engine] = []
     for label, arguments in labels.items():
         worker = stack.enter_context(Worker(WORKER))
         try:
             facts = worker.call("open", bundle=str(bundle.path), timeout_s=3600, **arguments)
         except EngineFailed as e:
+            if not engines:
+                raise _without_first(label, e) from e
             print(f"{label}: {e}", flush=True)
             continue
         limit = peak_precision(facts["device"], facts["precision"])
@@ -110,13 +115,20 @@ def opened(labels: dict[str, dict[str, Any]], bundle: Bundle, stack: ExitStack) 
     return engines
 
 
-def compare_outputs(engines: list[Engine], bundle: Bundle, batch: int, folder: Path, *, is_random: bool) -> None:
-    """On noise, all patches kept. Torch has the weights of the random network alone."""
+def pixels_to_compare_on(bundle: Bundle, batch: int, source: Path | None) -> NDArray[np.uint8]:
+    """u8 [N, H, W, C]: real images of `source`, or `batch` images of noise where there is none."""
+    if source is not None:
+        return read_images(source, bundle.manifest.preprocess, NUM_IMAGES)
     model = bundle.manifest.model
-    shape = (batch, *model.image_size, model.channels)
-    images = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
-    ids = np.tile(np.arange(model.num_patches), (batch, 1))
-    np.savez(folder / "inputs.npz", images=images, ids_keep=ids)
+    return np.random.default_rng(1).integers(0, 256, (batch, *model.image_size, model.channels), np.uint8)
+
+
+def compare_outputs(
+    engines: list[Engine], bundle: Bundle, images: NDArray[np.uint8], folder: Path, *, is_random: bool
+) -> None:
+    """All patches kept. Torch has the weights of the random network alone."""
+    ids = all_ids(1, bundle.manifest.model.num_patches)
+    np.savez(folder / "inputs.npz", allow_pickle=False, **comparison_inputs(bundle, images, ids[0]))
     reference = None
     for number, engine in enumerate(engines):
         if engine.arguments["opener"] == "torch" and not is_random:
@@ -144,7 +156,10 @@ def ratio(numerator: list[float], denominator: list[float]) -> float:
 
 
 def take_turns(args: argparse.Namespace, num_patches: int, engines: list[Engine]) -> dict[ServedPrecision, float]:
-    """Fill in the engines' rates, taking out those that fail; the measured peak of each precision in FLOP/s."""
+    """Fill in the engines' rates, taking out those that fail; the measured peak of each precision in FLOP/s.
+
+    EngineFailed where the first one does, which the others are held against.
+    """
     peaks: dict[ServedPrecision, float] = {}
     on_gpu = args.device != "cpu"
     ids = {keep: keep_ids(num_patches, keep).tolist() for keep in (1.0, args.keep)}
@@ -154,6 +169,8 @@ def take_turns(args: argparse.Namespace, num_patches: int, engines: list[Engine]
                 try:
                     rates = {k: measure(engine, ids[k], args.batch, args.seconds, on_gpu=on_gpu) for k in ids}
                 except EngineFailed as e:
+                    if engine is engines[0]:
+                        raise _without_first(engine.label, e) from e
                     print(f"{engine.label}: {e}", flush=True)
                     engines.remove(engine)
                     continue
@@ -167,6 +184,10 @@ def take_turns(args: argparse.Namespace, num_patches: int, engines: list[Engine]
                 peaks[limit] = max(peaks.get(limit, 0.0), found["flops_per_s"] if found else 0.0)
             print(f"round {number + 1} of {args.rounds}", flush=True)
     return peaks
+
+
+def _without_first(label: str, why: EngineFailed) -> EngineFailed:
+    return EngineFailed(f"{label}, which all others are held against, does not run: {why}")
 
 
 def tell(
@@ -205,17 +226,19 @@ def compare(args: argparse.Namespace) -> None:
         else:
             bundle = load_bundle(args.bundle)
         labels = contestants(bundle, args.device, is_random=args.bundle is None)
+        if not any(arguments["opener"] == "engine" for arguments in labels.values()):
+            raise SystemExit(f"error: none of our engines runs here on {args.device}")
+        images = pixels_to_compare_on(bundle, min(args.batch, 8), args.images)
         engines = opened(labels, bundle, stack)
-        if not engines:
-            raise SystemExit(f"nothing runs here on {args.device}")
-        compare_outputs(engines, bundle, min(args.batch, 8), folder, is_random=args.bundle is None)
+        compare_outputs(engines, bundle, images, folder, is_random=args.bundle is None)
         what = args.preset if args.bundle is None else bundle.manifest.name
         report = Report(f"engines_{what}" + ("" if args.device == "cpu" else "_cuda"), __doc__ or "")
         model = bundle.manifest.model
         report.add(
             "setting",
             f"{what}: {model.depth} x {model.dim}, patch {model.patch_size} at {model.image_size[0]} px, batch "
-            f"{args.batch} on {args.device}, {args.rounds} rounds",
+            f"{args.batch} on {args.device}, {args.rounds} rounds; cosines on {len(images)} "
+            + ("images of noise" if args.images is None else f"images of {args.images}"),
         )
         peaks = take_turns(args, model.num_patches, engines)
         tell(args, encoder_flops(model, model.num_patches), engines, peaks, report)
@@ -226,7 +249,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(PRESETS), default="tiny")
     parser.add_argument("--bundle", type=Path, help="measure this bundle instead of a random network")
-    parser.add_argument("--images", type=Path, help="real ones, to make int8 of the random network by")
+    parser.add_argument(
+        "--images", type=Path, help="real ones, to compare outputs on and to make int8 of the random network by"
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--batch", type=int, help="8 on a CPU, 128 on a GPU")
     parser.add_argument("--keep", type=float, default=0.5)

@@ -61,8 +61,8 @@ class PlainOnnx:
 class TorchEncoder:
     """The exported module itself, in torch, with the weights of `random_network`; from host to host, as the engines.
 
-    arguments: `device`, `precision` fp32 (on a GPU with TF32, as ONNX Runtime has it) or fp16, `compiled`. Two threads
-    on a GPU, a stream each, so that one copies while the other computes.
+    arguments: `device`, `precision` fp32 (without TF32, as the engines have it) or fp16, whose weights are halves as in
+    the fp16 graph, `compiled`. Two threads on a GPU, a stream each, so that one copies while the other computes.
     """
 
     name = "torch"
@@ -71,15 +71,16 @@ class TorchEncoder:
     def __init__(self, bundle: Bundle, arguments: Mapping[str, Any]) -> None:
         import torch
 
-        from export.graphs import EncoderGraph
+        from export.plan import plan_graphs
 
         self._torch = torch
         self.device: str = arguments["device"]
         self.precision: ServedPrecision = arguments["precision"]
         self.lanes = 1 if self.device == "cpu" else 2
         self.details: Mapping[str, str | int] = {"version": torch.__version__}
-        torch.backends.cuda.matmul.allow_tf32 = True
-        module = EncoderGraph(random_network(_config(bundle)).encoder).eval().to(self.device)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        encoder = plan_graphs(random_network(_config(bundle)), None)[0]
+        module = encoder.module(half=self.precision == "fp16").eval().to(self.device)
         self._module = torch.compile(module, dynamic=False) if arguments["compiled"] else module
         self._local = threading.local()
 
@@ -94,13 +95,12 @@ class TorchEncoder:
 
     def _outputs(self, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None) -> Arrays:
         torch = self._torch
-        autocast = torch.autocast("cuda", torch.float16, enabled=self.precision == "fp16")
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode():
             tensors = [torch.from_numpy(inputs[name]) for name in ("images", "ids_keep")]
             if self.device != "cpu":
                 tensors = [t.pin_memory().to(self.device, non_blocking=True) for t in tensors]
             outputs = dict(zip(_NAMES, self._module(*tensors), strict=True))
-            return {name: outputs[name].float().cpu().numpy() for name in wanted or _NAMES}
+            return {name: outputs[name].cpu().numpy() for name in wanted or _NAMES}
 
     def close(self) -> None:
         del self._module

@@ -188,7 +188,7 @@ def _build(workshop: Workshop, graph: GraphName, config: TensorRTConfig, progres
             raise KeyboardInterrupt from None
         raise
     file = workshop.cache.file(graph)
-    if not file.is_file():
+    if not engine.kept:  # though one from before may lie there
         raise ExportError(f"{file} cannot be kept, so building it was in vain; choose another --engine-cache")
     seconds = time.monotonic() - started if engine.built else None
     return EngineRow(graph, precision, engine.max_batch, len(engine.profiles), file.stat().st_size, seconds)

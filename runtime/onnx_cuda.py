@@ -7,7 +7,7 @@ that cannot be used is an error: ONNX Runtime itself would log a line and comput
 from __future__ import annotations
 
 import ctypes
-import os
+import logging
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +21,7 @@ from bundle.errors import InferenceError, OutOfMemory, RuntimeUnavailable
 from bundle.manifest import GraphName, GraphSpec, ModelSpec, Precision, TensorSpec
 from bundle.store import Bundle
 from runtime.base import Arrays, ServedPrecision
+from runtime.folders import engine_root
 from runtime.onnx import check_session, session_options
 from runtime.pinned import PinnedBuffer
 from runtime.specs import check_inputs, output_shape, wanted_outputs
@@ -28,6 +29,8 @@ from runtime.telemetry import silence
 
 silence()
 import onnxruntime as ort  # noqa: E402 - it reads the variable when it is imported
+
+log = logging.getLogger(__name__)
 
 Hold = Callable[[str, NDArray[Any]], NDArray[Any]]
 ProviderOptions = dict[str, str]
@@ -40,6 +43,8 @@ _NEEDS = {
     TENSORRT: "it needs TensorRT 10's libraries beside those of CUDA",
 }
 _BOTH = "onnxruntime and onnxruntime-gpu own the same files: uninstall both, then install onnxruntime-gpu alone"
+_ON_GPU_ALONE = "session.disable_cpu_ep_fallback"
+_REFUSAL = "fallback to CPU EP has been explicitly disabled"  # what ONNX Runtime says where that cannot be
 _NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED")  # the arena, C++, CUDA, cuBLAS
 
 
@@ -153,21 +158,28 @@ class BoundGraph:
 
 
 def load_gpu_session(file: Path, providers: Sequence[tuple[str, ProviderOptions]]) -> ort.InferenceSession:
-    """A session on the first of `providers`, whose nodes without a kernel there go to the next, at last to the CPU.
+    """A session on the first of `providers`, whose nodes without a kernel there go to the next.
 
+    Where none has a kernel the CPU computes, as ONNX Runtime has it, and a warning says so.
     RuntimeUnavailable if that provider does not come up, with ONNX Runtime's reason, or if the graph is refused.
     """
     wanted = providers[0][0]
     if wanted not in ort.get_available_providers():
         raise RuntimeUnavailable(f"the installed onnxruntime has no {wanted}; {_BOTH}")
     _preload()
+    refusal = None
     try:
-        session = ort.InferenceSession(str(file), session_options(), providers=list(providers), enable_fallback=0)
-    except Exception as e:  # as above
-        raise RuntimeUnavailable(f"ONNX Runtime cannot load {file} with {wanted}: {e}; {_NEEDS[wanted]}") from e
+        session = _load(file, providers, on_gpu_alone=True)
+    except RuntimeUnavailable as e:
+        if _REFUSAL not in str(e):
+            raise
+        refusal = e.__cause__
+        session = _load(file, providers, on_gpu_alone=False)
     session.disable_fallback()  # a failing call is an error too, and never computed again on the CPU
     if session.get_providers()[0] != wanted:
         raise RuntimeUnavailable(f"ONNX Runtime cannot use {wanted}: {_reason(wanted)}; {_NEEDS[wanted]}")
+    if refusal is not None:
+        log.warning("the CPU computes a part of %s, and every call waits for copies to it: %s", file, refusal)
     return session
 
 
@@ -196,11 +208,9 @@ def tensorrt_options(gpu: int, folder: Path, spec: GraphSpec, model: ModelSpec, 
 def engine_folder(engine_cache: Path | None, bundle: Bundle, precision: Precision) -> Path:
     """Made where it lacks. ONNX Runtime names the files in it by GPU architecture and version of TensorRT.
 
-    RuntimeUnavailable if it cannot be written.
+    RuntimeUnavailable if it cannot be written, or for a user without a cache folder.
     """
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    users = (Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache") / "maeve" / "engines"
-    folder = (engine_cache or users) / bundle.manifest.digest / f"onnxruntime-{ort.__version__}-{precision}"
+    folder = engine_root(engine_cache) / bundle.manifest.digest / f"onnxruntime-{ort.__version__}-{precision}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -208,6 +218,17 @@ def engine_folder(engine_cache: Path | None, bundle: Bundle, precision: Precisio
             f"cannot write engines to {folder}: {e.strerror}; choose another place for them"
         ) from e
     return folder
+
+
+def _load(file: Path, providers: Sequence[tuple[str, ProviderOptions]], *, on_gpu_alone: bool) -> ort.InferenceSession:
+    """`on_gpu_alone`: no node on the CPU, or RuntimeUnavailable with _REFUSAL in it."""
+    options = session_options()
+    options.add_session_config_entry(_ON_GPU_ALONE, str(int(on_gpu_alone)))
+    try:
+        return ort.InferenceSession(str(file), options, providers=list(providers), enable_fallback=0)
+    except Exception as e:  # as above
+        wanted = providers[0][0]
+        raise RuntimeUnavailable(f"ONNX Runtime cannot load {file} with {wanted}: {e}; {_NEEDS[wanted]}") from e
 
 
 def _shapes(tensors: Sequence[TensorSpec], axes: Mapping[str, int]) -> str:

@@ -19,7 +19,7 @@ _SIDES = {"cpu": (256, 512, 1024), "cuda": (4096, 8192)}
 def matrix_peak(device: str, precision: str, *, threads: int, seconds: float) -> dict[str, Any] | None:
     """{"flops_per_s", "by", "side"} of the quickest product of two square matrices; 2 * side^3 FLOPs each.
 
-    `device`: "cpu" or "cuda:0". `precision`: fp32 (on a GPU with TF32, as ONNX Runtime uses it), bf16, fp16 or int8.
+    `device`: "cpu" or "cuda:0". `precision`: fp32 (on a GPU too: without TF32, as the engines), bf16, fp16 or int8.
     `seconds`: for all sides together. None where nothing here measures it: a GPU without a torch that is built for it.
     """
     kind = device.partition(":")[0]
@@ -47,7 +47,7 @@ def _torch(side: int, device: str, precision: str, threads: int) -> tuple[str, C
     if device != "cpu" and not torch.cuda.is_available():
         return None
     torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = False
     generator = torch.Generator().manual_seed(0)
     if precision == "int8":
         a, b = (torch.randint(-128, 128, (side, side), generator=generator, dtype=torch.int8) for _ in range(2))

@@ -9,7 +9,7 @@ from typing import Any
 
 from bundle.errors import RuntimeUnavailable
 from bundle.manifest import GraphSpec, Precision
-from runtime.trt.graph import read_graph
+from runtime.trt.graph import check_readable
 from runtime.trt.profiles import Profile
 
 # Scratch memory that one kernel may ask for. Far above what attention takes at our sizes, and low enough that a build
@@ -43,14 +43,14 @@ def build_engine(
     TensorRT 11 does. `timing`: of earlier builds. `monitor`: a tensorrt.IProgressMonitor. RuntimeUnavailable with all
     that TensorRT complains of.
     """
-    content = read_graph(file)
+    check_readable(file)
     try:
         builder = trt.Builder(logger)
     except TypeError as e:  # how the bindings say that the library gave them nothing
         raise RuntimeUnavailable(f"TensorRT does not start: {logger.take_errors()}") from e
     network = builder.create_network()
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(content, str(file)):  # the path is where weights beside the graph are looked for
+    if not parser.parse_from_file(str(file)):  # with the weights that lie beside it
         raise RuntimeUnavailable(f"TensorRT cannot read {file}: {_complaints(parser)}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)

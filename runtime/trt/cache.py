@@ -2,9 +2,10 @@
 
     <root>/<bundle digest>/<sm>-<TensorRT version>-<precision>/<graph>.engine
 
-An engine belongs to one architecture, one version of TensorRT and the graph's every byte, which the digest names. It is
-code that the GPU runs and that TensorRT reads without doubt, so a file is believed by its sha256 alone, and the folder
-is its owner's. Losing the cache costs time, never the service: what cannot be written stays in memory.
+An engine belongs to one architecture, one version of TensorRT and the graph's every byte, which the digest names. Its
+sha256 tells damage, not malice: an engine is code, and whoever may write to the folder chooses what runs. The folder is
+made its owner's alone; one that exists keeps the mode it has. Losing the cache costs time, never the
+service: what cannot be written stays in memory.
 """
 
 from __future__ import annotations
@@ -27,12 +28,6 @@ LOCK_TIMEOUT_S = 3600.0
 _LOCK_POLL_S = 0.5
 
 log = logging.getLogger(__name__)
-
-
-def default_root() -> Path:
-    """maeve/engines in the user's cache folder, as the XDG Base Directory Specification says where that is."""
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache") / "maeve" / "engines"
 
 
 class EngineCache:

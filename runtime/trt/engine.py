@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from bundle.errors import RuntimeUnavailable
+from bundle.errors import InferenceError, RuntimeUnavailable
 from bundle.manifest import GraphName, GraphSpec, Precision
 from bundle.store import Bundle
+from runtime.folders import engine_root
 from runtime.specs import Tensors, check_graph
 from runtime.trt.build import build_engine
-from runtime.trt.cache import EngineCache, default_root
+from runtime.trt.cache import EngineCache
 from runtime.trt.cuda import Cuda
 from runtime.trt.libraries import load_cuda, load_tensorrt, make_logger
 from runtime.trt.profiles import MAX_BATCH, Axes, Profile, plan_profiles, read_profile
@@ -33,6 +34,7 @@ class Engine:
     engine: Any  # tensorrt.ICudaEngine
     profiles: tuple[Profile, ...]
     built: bool  # now, where others came from the cache
+    kept: bool  # in the cache, for the next start
 
     @property
     def max_batch(self) -> int:
@@ -43,8 +45,16 @@ class Engine:
         return int(self.engine.device_memory_size_v2)
 
     def profile_for(self, axes: Axes) -> int:
-        """The index of the most specific profile that takes these sizes."""
-        return next(i for i, profile in enumerate(self.profiles) if profile.contains(axes))
+        """The index of the most specific profile that takes these sizes. InferenceError if none does."""
+        for number, profile in enumerate(self.profiles):
+            if profile.contains(axes):
+                return number
+        for name, size in axes.items():
+            spans = [profile.axes[name] for profile in self.profiles]
+            least, greatest = min(span.least for span in spans), max(span.greatest for span in spans)
+            if not least <= size <= greatest:
+                raise InferenceError(f"{self.graph}: {name} must lie between {least} and {greatest}, got {size}")
+        raise InferenceError(f"{self.graph}: the engine was not built for {dict(axes)}")
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ class Workshop:
         content = self.cache.read(graph)
         if content is None:
             return None
-        engine = self._load(graph, content, built=False)
+        engine = self._load(graph, content, built=False, kept=True)
         if engine is None:
             log.warning("TensorRT refuses the cached %s engine: %s; it is built again", graph, self._errors())
         elif max_batch not in (None, engine.max_batch):
@@ -103,14 +113,15 @@ class Workshop:
             precision=precision, timing=self.cache.read_timing(), monitor=monitor and monitor(),
         )  # fmt: skip
         log.info("built the %s engine in %.0f s", graph, time.monotonic() - started)
-        if self.cache.write(graph, built.engine):
+        kept = self.cache.write(graph, built.engine)
+        if kept:
             self.cache.write_timing(built.timing)
-        engine = self._load(graph, built.engine, built=True)
+        engine = self._load(graph, built.engine, built=True, kept=kept)
         if engine is None:
             raise RuntimeUnavailable(f"TensorRT does not read the {graph} engine that it built: {self._errors()}")
         return engine
 
-    def _load(self, graph: GraphName, content: bytes, *, built: bool) -> Engine | None:
+    def _load(self, graph: GraphName, content: bytes, *, built: bool, kept: bool) -> Engine | None:
         engine = self.runtime.deserialize_cuda_engine(content)
         if engine is None:
             return None
@@ -123,7 +134,7 @@ class Workshop:
             read_profile(spec, {t.name: engine.get_tensor_profile_shape(t.name, i) for t in spec.inputs})
             for i in range(engine.num_optimization_profiles)
         )
-        return Engine(graph, spec, engine, profiles, built)
+        return Engine(graph, spec, engine, profiles, built, kept)
 
     def _tensors(self, engine: Any, mode: Any) -> Tensors:
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
@@ -144,8 +155,8 @@ class Workshop:
 def open_workshop(bundle: Bundle, precision: Precision, *, gpu: int, engine_cache: Path | None) -> Workshop:
     """Import the libraries and take the GPU. `engine_cache`: the cache's root; None is the user's cache folder.
 
-    RuntimeUnavailable, saying what to install, where a library or the GPU is missing, and for int8 that TensorRT cannot
-    run; BundleError if the bundle does not come in `precision`.
+    RuntimeUnavailable, saying what to install, where a library or the GPU is missing, for int8 that TensorRT cannot
+    run and for a user without a cache folder; BundleError if the bundle does not come in `precision`.
     """
     bundle.graph_file("encoder", precision)
     if precision == "int8" and bundle.manifest.graphs["encoder"].quantization != "static":
@@ -158,7 +169,7 @@ def open_workshop(bundle: Bundle, precision: Precision, *, gpu: int, engine_cach
     except TypeError as e:  # how the bindings say that the library gave them nothing
         raise RuntimeUnavailable(f"TensorRT does not start: {logger.take_errors()}") from e
     cache = EngineCache(
-        engine_cache or default_root(),
+        engine_root(engine_cache),
         digest=bundle.manifest.digest, sm=cuda.sm, version=trt.__version__, precision=precision,
     )  # fmt: skip
     return Workshop(bundle, precision, trt, cuda, cache, logger, runtime)

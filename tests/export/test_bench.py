@@ -262,6 +262,15 @@ def test_the_peak_is_measured_not_known() -> None:
         assert peak["flops_per_s"] < 1e14  # no core does 100 TFLOP/s
 
 
+def test_the_peak_in_fp32_is_without_tf32() -> None:
+    """As the engines are: factors of 10 bits are not what fp32 was asked for."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = True  # as somebody may have left it
+    assert matrix_peak("cpu", "fp32", threads=1, seconds=0.01) is not None
+    assert torch.backends.cuda.matmul.allow_tf32 is False
+
+
 # What there is to measure
 
 

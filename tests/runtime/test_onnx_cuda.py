@@ -24,16 +24,23 @@ from runtime.onnx import OnnxRuntime, load_session
 from runtime.onnx_cuda import CUDA, TENSORRT, BoundGraph, OnnxCudaRuntime, cuda_options, engine_folder, tensorrt_options
 from tests.runtime.conftest import images
 
+ON_GPU_ALONE = "session.disable_cpu_ep_fallback"
+REFUSAL = (
+    "This session contains graph nodes that are assigned to the default CPU EP, "
+    "but fallback to CPU EP has been explicitly disabled by the user."
+)
+
 
 class CpuInPlaceOfGpu:
     """onnxruntime, where every provider is the CPU's but answers to the name that was asked for.
 
-    `comes_up`: whether it does; ONNX Runtime itself goes on with the CPU where it does not.
+    `comes_up`: whether it does; ONNX Runtime itself goes on with the CPU where it does not. `complete`: whether it has
+    kernels for all nodes. Where the CPU would compute a node, and must not, ONNX Runtime refuses in these words.
     """
 
-    def __init__(self, *providers: str, comes_up: bool = True) -> None:
+    def __init__(self, *providers: str, comes_up: bool = True, complete: bool = True) -> None:
         self._providers = providers
-        self._comes_up = comes_up
+        self._comes_up, self._on_gpu_alone = comes_up, comes_up and complete
         self.asked: list[list[tuple[str, dict[str, str]]]] = []
         self.fallback: list[bool] = []
 
@@ -47,6 +54,9 @@ class CpuInPlaceOfGpu:
         """CUDA's libraries are not here."""
 
     def InferenceSession(self, path: str, options: Any, *, providers: Any, enable_fallback: int) -> Any:  # noqa: N802
+        if options.get_session_config_entry(ON_GPU_ALONE) == "1" and not self._on_gpu_alone:
+            raise RuntimeError(f"[ONNXRuntimeError] : 1 : FAIL : {REFUSAL}")
+        options.add_session_config_entry(ON_GPU_ALONE, "0")  # which the CPU's provider itself cannot be asked for
         self.asked.append(providers)
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         if self._comes_up:
@@ -183,6 +193,38 @@ def test_a_provider_that_refuses_the_graph_is_an_error(tiny_bundle: Bundle, monk
         OnnxCudaRuntime(tiny_bundle, "fp32", gpu=7)
 
 
+def test_the_refusal_is_in_onnx_runtimes_own_words(tiny_bundle: Bundle) -> None:
+    """Without a provider every node is the CPU's, which ONNX Runtime adds by itself."""
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(ON_GPU_ALONE, "1")
+    options.log_severity_level = 4
+    with pytest.raises(Exception, match=REFUSAL):
+        onnxruntime.InferenceSession(str(tiny_bundle.graph_file("encoder")), options, providers=[])
+
+
+def test_nodes_that_the_cpu_computes_are_told_of(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = CpuInPlaceOfGpu(CUDA, complete=False)
+    monkeypatch.setattr(onnx_cuda, "ort", fake)
+    monkeypatch.setattr(onnx_cuda, "BoundGraph", OnCpu)
+    runtime = OnnxCudaRuntime(tiny_bundle, "fp32", gpu=1)
+    assert runtime.run("encoder", images(1))["cls"].shape == (1, 32)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == len(fake.asked) == 3
+    for graph, warning in zip(tiny_bundle.manifest.graphs, warnings, strict=True):
+        assert str(tiny_bundle.graph_file(graph)) in warning
+        assert REFUSAL in warning
+
+
+def test_a_gpu_that_computes_all_is_not_warned_of(
+    tiny_bundle: Bundle, gpu: CpuInPlaceOfGpu, caplog: pytest.LogCaptureFixture
+) -> None:
+    OnnxCudaRuntime(tiny_bundle, "fp32", gpu=1)
+    assert len(gpu.asked) == 3
+    assert not caplog.records
+
+
 def test_a_precision_that_the_bundle_lacks_is_refused(tiny_bundle: Bundle, gpu: CpuInPlaceOfGpu) -> None:
     del gpu
     with pytest.raises(BundleError, match="no fp16 encoder graph"):
@@ -217,12 +259,10 @@ def test_options_are_text_as_the_providers_want_them(tiny_bundle: Bundle, tmp_pa
 
 
 def test_engines_go_to_the_users_cache(tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    digest = tiny_bundle.manifest.digest
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert engine_folder(None, tiny_bundle, "fp16").parent == tmp_path / "xdg" / "maeve" / "engines" / digest
-    monkeypatch.setenv("XDG_CACHE_HOME", "")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert engine_folder(None, tiny_bundle, "fp16").parent == tmp_path / "home/.cache/maeve/engines" / digest
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = engine_folder(None, tiny_bundle, "fp16")
+    assert folder.is_dir()
+    assert folder.parent == tmp_path / "maeve" / "engines" / tiny_bundle.manifest.digest
 
 
 def test_a_cache_that_cannot_be_written_is_named(tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from enum import Enum, IntEnum
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,10 +141,8 @@ class OnnxParser:
         self._network, self._logger = network, logger
         self._errors: list[IParserError] = []
 
-    def parse(self, model: bytes, path: str | None = None) -> bool:
-        parsed = onnx.load_model_from_string(model)
-        if path is not None:
-            onnx.load_external_data_for_model(parsed, str(Path(path).parent))
+    def parse_from_file(self, model: str) -> bool:
+        parsed = onnx.load(model)  # with the weights beside it
         self._errors = list(_unsupported(parsed.graph))
         if not self._errors:
             self._network.model = parsed

@@ -19,7 +19,7 @@ import pytest
 
 import runtime.trt.cache
 from bundle.store import Bundle
-from runtime.trt.cache import EngineCache, default_root
+from runtime.trt.cache import EngineCache
 from runtime.trt.engine import open_workshop
 from tests.runtime.trt.fake_cuda import FakeCuda
 from tests.runtime.trt.fake_tensorrt import FakeTensorRT
@@ -233,16 +233,3 @@ def test_a_damaged_timing_cache_is_begun_anew(tiny_bundle: Bundle, trt: FakeTens
     assert here.write_timing(b"whole, and nothing that TensorRT knows")
     engines(tiny_bundle, tmp_path)
     assert [build["timing"] for build in trt.builds] == [0, 1, 2]
-
-
-@pytest.mark.parametrize(
-    ("variable", "expected"),
-    [("/elsewhere", "/elsewhere/maeve/engines"), ("", "/home/u/.cache/maeve/engines"), ("relative", None)],
-)
-def test_the_default_place_is_the_users_cache_folder(
-    monkeypatch: pytest.MonkeyPatch, variable: str, expected: str | None
-) -> None:
-    """A relative path in XDG_CACHE_HOME is to be ignored, says the specification."""
-    monkeypatch.setenv("XDG_CACHE_HOME", variable)
-    monkeypatch.setenv("HOME", "/home/u")
-    assert default_root() == Path(expected or "/home/u/.cache/maeve/engines")

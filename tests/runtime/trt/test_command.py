@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -143,6 +145,26 @@ def test_a_cache_that_cannot_be_written_is_an_error_here(
     (tmp_path / "file").write_bytes(b"")
     refused(run(tiny_bundle.path, "--engine-cache", tmp_path / "file"), "cannot be kept, .* another --engine-cache")
     assert len(trt.builds) == 1
+
+
+@pytest.mark.parametrize("change", [("--rebuild",), ("--max-batch", "2")])
+def test_an_old_engine_does_not_stand_for_one_that_cannot_be_kept(
+    run: Run,
+    trt: FakeTensorRT,
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: tuple[str, ...],
+) -> None:
+    here = (tiny_bundle.path, "--engine-cache", tmp_path)
+    assert run(*here, "--max-batch", "1")[0] == 0
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    refused(run(*here, *change), r"encoder\.engine cannot be kept")
+    assert len(trt.builds) == 4
 
 
 @pytest.mark.parametrize(

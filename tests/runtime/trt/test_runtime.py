@@ -244,6 +244,18 @@ def test_an_id_out_of_range_never_reaches_the_gpu(
     assert (cuda.launches, cuda.executions) == before
 
 
+def test_more_patches_than_there_are_is_an_error_that_a_future_can_carry(
+    open_runtime: Callable[..., TensorRTRuntime],
+) -> None:
+    """Each id is in range, and one comes twice."""
+    runtime = open_runtime()
+    twice = {**images(2), "ids_keep": np.tile(np.arange(17) % 16, (2, 1))}
+    for _ in range(LANES + 1):
+        with pytest.raises(InferenceError, match="encoder: K must lie between 1 and 16, got 17"):
+            runtime.run("encoder", twice)
+    assert runtime.run("encoder", images(2))["cls"].shape == (2, 32)
+
+
 def test_inputs_that_are_not_the_manifests_are_named(open_runtime: Callable[..., TensorRTRuntime]) -> None:
     served = open_runtime()
     with pytest.raises(ValueError, match=r"inputs must be \['ids_keep', 'images'\]"):
