@@ -120,12 +120,9 @@ def _say_images(
 ) -> None:
     if images is not None:
         unreadable = f", {images.num_unreadable} more cannot be read" if images.num_unreadable else ""
-        few = (
-            "; few to judge int8 by, give more with --images"
-            if len(images.pixels) < _FEW and "int8" in precisions
-            else ""
-        )
-        say(f"{len(images.pixels)} real images from {images.source}{unreadable}{few}")
+        say(f"{len(images.pixels)} real images from {images.source}{unreadable}")
+        if len(images.pixels) < _FEW and "int8" in precisions:
+            say("int8: these are few images to judge it by; give more with --images")
     elif config.int8 != "auto" and "int8" in precisions:
         raise ExportError(f"--int8 {config.int8} needs real images, which {config.run} has not left; give --images")
     elif "int8" in precisions:
