@@ -127,16 +127,35 @@ def resident_mib(bundle: Bundle, file: Path, setup: Setup) -> float:
     return now() - before
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=Path("models/default"))
-    parser.add_argument("--precision", choices=["fp32", "int8"], default="fp32")
-    parser.add_argument("--batch", type=int, default=OnnxRuntime.max_batch, help="images per call while all lanes run")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each setup in a round")
-    parser.add_argument("--memory-of", metavar="SETUP", help="print the resident MiB of one setup and end")
-    args = parser.parse_args()
+@dataclass(frozen=True)
+class Bench:
+    """Every setup's session, and the inputs that all are called with."""
 
+    ways: Mapping[str, Setup]
+    sessions: Mapping[str, ort.InferenceSession]
+    one: dict[str, NDArray[Any]]
+    batch: dict[str, NDArray[Any]]
+
+    def measure(self, name: str, seconds: float) -> Measured:
+        session = self.sessions[name]
+        return Measured(throughput(session, self.ways[name].lanes, self.batch, seconds), latency(session, self.one))
+
+    def pairs(self, rounds: int, seconds: float) -> dict[str, list[tuple[Measured, Measured]]]:
+        """By setup: (it, the served one) of each round, one right after the other, every other time the other first."""
+        for name in self.ways:
+            self.measure(name, 0.1)
+        pairs: dict[str, list[tuple[Measured, Measured]]] = {name: [] for name in self.ways if name != SERVED}
+        for number in range(rounds):
+            for name, found in pairs.items():
+                order = [SERVED, name] if number % 2 else [name, SERVED]
+                results = {each: self.measure(each, seconds) for each in order}
+                found.append((results[name], results[SERVED]))
+            print(f"round {number + 1} of {rounds}", flush=True)
+        return pairs
+
+
+def main() -> None:
+    args = _arguments()
     bundle = load_bundle(args.bundle)
     file = bundle.graph_file("encoder", args.precision)
     ways = setups(usable_cores())
@@ -145,29 +164,32 @@ def main() -> None:
         return
     ort.set_default_logger_severity(3)  # a setup that overwrites an option of the runtime's is no reason to warn
     sessions = {name: way.open(file) for name, way in ways.items()}
-    one, batch = inputs(bundle, 1), inputs(bundle, args.batch)
-
-    def measure(name: str, seconds: float) -> Measured:
-        return Measured(
-            throughput(sessions[name], ways[name].lanes, batch, seconds),
-            latency(sessions[name], one),
-        )
-
-    for name in ways:
-        measure(name, 0.1)
-    pairs: dict[str, list[tuple[Measured, Measured]]] = {name: [] for name in ways if name != SERVED}
-    for number in range(args.rounds):
-        for name, found in pairs.items():
-            order = [SERVED, name] if number % 2 else [name, SERVED]
-            results = {each: measure(each, args.seconds) for each in order}
-            found.append((results[name], results[SERVED]))
-        print(f"round {number + 1} of {args.rounds}", flush=True)
+    pairs = Bench(ways, sessions, inputs(bundle, 1), inputs(bundle, args.batch)).pairs(args.rounds, args.seconds)
     memory = {name: _memory_of(name, args) for name in ways}
     report = Report("ort_cpu_settings", __doc__ or "")
     model = bundle.manifest.model
     size = f"{model.image_size[0]} x {model.image_size[1]} px, patch {model.patch_size}, {model.depth} x {model.dim}"
     report.add("bundle", f"{bundle.manifest.name} in {args.precision}: {size}")
     report.add("setting", f"batches of {args.batch} on {ways[SERVED].lanes} lanes, {args.rounds} rounds")
+    _add_figures(report, pairs, memory)
+    report.write()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, default=Path("models/default"))
+    parser.add_argument("--precision", choices=["fp32", "int8"], default="fp32")
+    parser.add_argument("--batch", type=int, default=OnnxRuntime.max_batch, help="images per call while all lanes run")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each setup in a round")
+    parser.add_argument("--memory-of", metavar="SETUP", help="print the resident MiB of one setup and end")
+    return parser.parse_args()
+
+
+def _add_figures(
+    report: Report, pairs: Mapping[str, list[tuple[Measured, Measured]]], memory: Mapping[str, float]
+) -> None:
+    """The served setup's own, and of every other its ratio to them."""
     served = [pair[1] for found in pairs.values() for pair in found]
     rate, late = (statistics.median(values) for values in zip(*((m.rate, m.latency_s) for m in served), strict=True))
     report.add(SERVED, f"{rate:.0f} img/s, {late * 1000:.1f} ms, {memory[SERVED]:.0f} MiB")
@@ -175,7 +197,6 @@ def main() -> None:
         rate = statistics.median(way.rate / base.rate for way, base in found)
         late = statistics.median(way.latency_s / base.latency_s for way, base in found)
         report.add(name, f"{rate:.2f}x the images, {late:.2f}x the latency, {memory[name]:.0f} MiB")
-    report.write()
 
 
 def _memory_of(setup: str, args: argparse.Namespace) -> float:

@@ -23,6 +23,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
@@ -167,6 +168,16 @@ def _rss_mib(port: int) -> str:
     return f"{float(value) / 2**20:.0f}"
 
 
+@dataclass
+class Measured:
+    """`limits`, `rates`: images per second of the bare loop and of the service, a pair each round."""
+
+    limits: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    latencies_s: list[float] = field(default_factory=list)
+    memory_mib: str = ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=Path("models/default"))
@@ -179,35 +190,45 @@ def main() -> None:
 
     bundle = load_bundle(args.bundle)
     images = read_images(args.images)
-    bodies = Bodies(images)
-    limits, rates, latencies = [], [], []
-    with service(args.bundle) as port:
-        limit(bundle, bodies, 1.0)
-        uvloop.run(load(port, bodies, args.clients, 2.0, args.accept))
-        for number in range(args.rounds):
-            limits.append(limit(bundle, bodies, args.seconds))
-            found = uvloop.run(load(port, bodies, args.clients, args.seconds, args.accept))
-            rates.append(len(found) / args.seconds)
-            latencies += found
-            print(f"round {number + 1}: limit {limits[-1]:.1f} img/s, service {rates[-1]:.1f} img/s", flush=True)
-        memory = _rss_mib(port)
-
+    measured = _measure(bundle, Bodies(images), args)
     report = Report("serve_load", __doc__ or "")
     model = bundle.manifest.model
     size = f"{model.image_size[0]} x {model.image_size[1]} px, patch {model.patch_size}, {model.depth} x {model.dim}"
     report.add("bundle", f"{bundle.manifest.name}: {size}")
     report.add("images", f"{len(images)} JPEGs, {statistics.mean(map(len, images)) / 1000:.0f} kB on average")
     report.add("clients", str(args.clients))
-    report.add("bare loop", f"{statistics.median(limits):.1f} img/s")
-    report.add("service", f"{statistics.median(rates):.1f} img/s")
-    ratios = [rate / most for rate, most in zip(rates, limits, strict=True)]
+    _add_figures(report, measured)
+    report.write()
+
+
+def _measure(bundle: Bundle, bodies: Bodies, args: argparse.Namespace) -> Measured:
+    """The bare loop and the service in turns, each warmed up before."""
+    found = Measured()
+    with service(args.bundle) as port:
+        limit(bundle, bodies, 1.0)
+        uvloop.run(load(port, bodies, args.clients, 2.0, args.accept))
+        for number in range(args.rounds):
+            most = limit(bundle, bodies, args.seconds)
+            latencies_s = uvloop.run(load(port, bodies, args.clients, args.seconds, args.accept))
+            rate = len(latencies_s) / args.seconds
+            found.limits.append(most)
+            found.rates.append(rate)
+            found.latencies_s += latencies_s
+            print(f"round {number + 1}: limit {most:.1f} img/s, service {rate:.1f} img/s", flush=True)
+        found.memory_mib = _rss_mib(port)
+    return found
+
+
+def _add_figures(report: Report, found: Measured) -> None:
+    report.add("bare loop", f"{statistics.median(found.limits):.1f} img/s")
+    report.add("service", f"{statistics.median(found.rates):.1f} img/s")
+    ratios = [rate / most for rate, most in zip(found.rates, found.limits, strict=True)]
     report.add(
         "service / bare loop", f"{statistics.median(ratios):.3f} (rounds {min(ratios):.3f} to {max(ratios):.3f})"
     )
-    p50, p99 = np.percentile(latencies, [50, 99]) * 1000
+    p50, p99 = np.percentile(found.latencies_s, [50, 99]) * 1000
     report.add("latency p50 / p99", f"{p50:.0f} / {p99:.0f} ms")
-    report.add("memory of the service", f"{memory} MiB")
-    report.write()
+    report.add("memory of the service", f"{found.memory_mib} MiB")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """BundleError if the file is missing or not a list of strings."""
     try:
         labels = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+    except (OSError, ValueError, RecursionError) as e:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise BundleError(f"{path}: cannot read the labels: {e}") from e
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
         raise BundleError(f"{path}: labels must be a JSON list of at least one string")

@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from bundle.digest import file_sha256, manifest_digest
 from bundle.errors import BundleError
+from bundle.golden import read_golden
 from bundle.labels import read_labels
 from bundle.manifest import GOLDEN_FILE, LABELS_FILE, MANIFEST_FILE, SCHEMA_VERSION, GraphName, Manifest, Precision
 from bundle.place import check_place, staged
@@ -53,12 +53,11 @@ class Bundle:
     def golden(self) -> dict[str, NDArray[Any]]:
         """Inputs and fp32 outputs of every graph, under "<graph>.in.<name>" and "<graph>.out.<name>".
 
-        BundleError if the bundle carries none.
+        BundleError if the bundle carries none, or not those that its graphs take and give.
         """
         if GOLDEN_FILE not in self.manifest.files:
             raise BundleError(f"{self.path}: no {GOLDEN_FILE}; {_EXPORT_AGAIN}")
-        with np.load(self.path / GOLDEN_FILE, allow_pickle=False) as arrays:
-            return dict(arrays)
+        return read_golden(self.path / GOLDEN_FILE, self.manifest)
 
 
 def load_bundle(path: Path) -> Bundle:
@@ -124,7 +123,7 @@ def _read_manifest(path: Path) -> tuple[Manifest, bool]:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as e:
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST_FILE}; python -m export writes one") from e
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:  # the last where brackets nest by the thousand
         raise BundleError(f"{file}: cannot be read: {e}; {_EXPORT_AGAIN}") from e
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -135,7 +134,10 @@ def _read_manifest(path: Path) -> tuple[Manifest, bool]:
         manifest = Manifest.model_validate(raw)
     except ValidationError as e:
         raise BundleError(f"{file}: {_describe(e)}; {_EXPORT_AGAIN}") from e
-    return manifest, manifest_digest(raw) == manifest.digest
+    try:
+        return manifest, manifest_digest(raw) == manifest.digest
+    except ValueError as e:  # NaN or an infinity, which Python's JSON reads and the digest has no spelling for
+        raise BundleError(f"{file}: cannot be read: {e}; {_EXPORT_AGAIN}") from e
 
 
 def _file_faults(path: Path, manifest: Manifest) -> Iterator[str]:

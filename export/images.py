@@ -5,7 +5,6 @@ Letters: n images, H x W pixels as the network takes them, C channels.
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bundle.arrays import read_npz
 from bundle.errors import InvalidInput
 from bundle.manifest import Preprocess
 from bundle.preprocess import MODES, preprocess
@@ -51,11 +51,10 @@ def find_images(given: Path | None, run: Path, spec: Preprocess) -> RealImages |
 def _read_npz(path: Path, spec: Preprocess) -> RealImages:
     channels = len(spec.mean)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            pixels = arrays["images"]
+        pixels = read_npz(path, "images")["images"]
     except KeyError as e:
         raise ExportError(f"{path} has no array called images; give another place with --images") from e
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    except ValueError as e:
         raise ExportError(f"{path} cannot be read: {e}; give another place with --images") from e
     wanted = f"uint8 [n, {spec.crop[0]}, {spec.crop[1]}, {channels}]"
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (*spec.crop, channels) or not len(pixels):

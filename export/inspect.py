@@ -17,9 +17,12 @@ import tyro
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
+from bundle.arrays import read_npz
 from bundle.errors import BundleError
-from bundle.manifest import GraphName, GraphSpec, Manifest, Parity, Precision
+from bundle.golden import golden_faults
+from bundle.manifest import GOLDEN_FILE, GraphName, GraphSpec, Manifest, Parity, Precision
 from bundle.store import audit
+from export.external import external_files
 from export.flops import graph_flops
 from export.inspect_page import show
 from runtime.specs import Tensors, check_graph
@@ -54,7 +57,6 @@ class GraphFacts:
     ops: dict[str, int]
     flops: int
     quantization: str | None
-    parity: Parity | None
 
 
 @dataclass(frozen=True)
@@ -75,17 +77,23 @@ class Inspection:
     graphs: list[GraphFacts] = field(default_factory=list)
     repeated: list[Repeated] = field(default_factory=list)
 
+    @property
+    def parity(self) -> dict[str, Parity | None]:
+        """By "<graph>.<precision>": of every graph, None where the manifest has none, then what else it has: a graph
+        that comes in fp32 alone has a row for int8 too, of what it makes there of the int8 encoder's outputs.
+        """
+        known = dict(self.manifest.parity) if self.manifest else {}
+        return {key: known.get(key) for key in (f"{g.graph}.{g.precision}" for g in self.graphs)} | known
+
     def document(self) -> dict[str, Any]:
         """As JSON values."""
-        graphs = [
-            {**asdict(facts), "parity": facts.parity.model_dump() if facts.parity else None} for facts in self.graphs
-        ]
         return {
             "path": str(self.path),
             "sound": not self.faults,
             "faults": self.faults,
             "manifest": self.manifest.model_dump(mode="json") if self.manifest else None,
-            "graphs": graphs,
+            "graphs": [asdict(facts) for facts in self.graphs],
+            "parity": {key: parity.model_dump() if parity else None for key, parity in self.parity.items()},
             "repeated": [asdict(each) for each in self.repeated],
         }
 
@@ -97,27 +105,48 @@ def inspect(path: Path) -> Inspection:
     manifest, faults = audit(path)
     if manifest is None:
         return Inspection(path, None, faults)
+    faults += _golden_faults(path, manifest)
     graphs: list[GraphFacts] = []
     arrays: dict[str, list[tuple[int, str]]] = defaultdict(list)  # fingerprint -> (bytes, "file: name") of each
     for name, spec in manifest.graphs.items():
         for precision, file in spec.files.items():
             if not (path / file).is_file():
                 continue  # the audit says so
-            model, found = _read_graph(path / file, name, spec)
+            model, found = _read_graph(path / file, name, spec, precision)
             faults += found
             if model is None:
                 continue
             graphs.append(_facts(path, manifest, name, precision, model))
-            for fingerprint, size, initializer in _fingerprints(model):
-                arrays[fingerprint].append((size, f"{file}: {initializer}"))
+            try:
+                for fingerprint, size, initializer in _fingerprints(model):
+                    arrays[fingerprint].append((size, f"{file}: {initializer}"))
+            except (ValueError, TypeError) as e:
+                faults.append(f"{file} has an array that cannot be read: {_one_line(e)}")
     repeated = [Repeated(same[0][0], [place for _, place in same]) for same in arrays.values() if len(same) > 1]
     return Inspection(path, manifest, faults, graphs, sorted(repeated, key=lambda each: -each.size_bytes))
 
 
-def _read_graph(file: Path, name: GraphName, spec: GraphSpec) -> tuple[onnx.ModelProto | None, list[str]]:
-    """The graph, unless it cannot be read, and what is wrong with it."""
+def _golden_faults(path: Path, manifest: Manifest) -> list[str]:
+    file = path / GOLDEN_FILE
+    if GOLDEN_FILE not in manifest.files or not file.is_file():  # the audit says so
+        return []
     try:
-        model = onnx.load(file)
+        return [f"{GOLDEN_FILE}: {fault}" for fault in golden_faults(read_npz(file), manifest)]
+    except ValueError as e:
+        return [f"{GOLDEN_FILE} cannot be read: {_one_line(e)}"]
+
+
+def _read_graph(
+    file: Path, name: GraphName, spec: GraphSpec, precision: Precision
+) -> tuple[onnx.ModelProto | None, list[str]]:
+    """The graph, unless it cannot be read, and what is wrong with it."""
+    weights = {spec.weights[precision]} if precision in spec.weights else set()
+    try:
+        model = onnx.load(file, load_external_data=False)
+        external = external_files(model)
+        if external != weights:  # what they hold was not checked, and may be any file of this machine
+            return None, [f"{file.name} has weights in {_files(external)}, the manifest says {_files(weights)}"]
+        onnx.load_external_data_for_model(model, str(file.parent))
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as e:
         return None, [f"{file.name} is no ONNX graph that can be read: {_one_line(e)}"]
     faults = []
@@ -149,7 +178,6 @@ def _facts(path: Path, manifest: Manifest, name: GraphName, precision: Precision
         ops=dict(Counter(node.op_type for node in nodes).most_common()),
         flops=graph_flops(manifest, name, manifest.model.num_patches),
         quantization=spec.quantization if precision == "int8" else None,
-        parity=manifest.parity.get(f"{name}.{precision}"),
     )
 
 
@@ -179,6 +207,10 @@ def _tensors(values: Iterable[onnx.ValueInfoProto]) -> Tensors:
 
 def _opset(model: onnx.ModelProto) -> int:
     return next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
+
+
+def _files(names: set[str]) -> str:
+    return ", ".join(map(repr, sorted(names))) or "no other file"
 
 
 def _one_line(error: Exception) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
-from bundle.manifest import Manifest
+from bundle.manifest import Manifest, Parity
 from export.tables import Cell, fields_table, new_table, paper
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ def show(found: Inspection) -> None:
     if manifest is not None:
         out.print(fields_table(_facts(manifest)))
     if found.graphs:
-        tables = (_sizes, _ops, _parity, _image_parity)
-        out.print(*(table for make in tables if (table := make(found.graphs)) is not None))
+        tables = (_sizes(found.graphs), _ops(found.graphs), _parity(found.parity), _image_parity(found.parity))
+        out.print(*(table for table in tables if table is not None))
     for each in found.repeated[:_MOST_REPEATED]:
         out.print(f"stored {len(each.places)} times, {each.size_bytes / 1e6:.2f} MB each: {', '.join(each.places)}")
     if len(found.repeated) > _MOST_REPEATED:
@@ -96,24 +97,23 @@ def _ops(graphs: list[GraphFacts]) -> Table:
     return table
 
 
-def _parity(graphs: list[GraphFacts]) -> Table:
+def _parity(figures: Mapping[str, Parity | None]) -> Table:
     table = new_table(
         "Distance from torch at export, on made-up inputs",
         "graph", ">off by", ">allowed", ">cosine min", ">mean", ">least allowed",
     )  # fmt: skip
-    for g in graphs:
-        p = g.parity
+    for key, p in figures.items():
         if p is None:
-            table.add_row(_name(g), "unknown")
+            table.add_row(_spaced(key), "unknown")
             continue
         cosine = (_cosine(value) for value in (p.cosine_min, p.cosine_mean, p.min_cosine))
-        table.add_row(_name(g), f"{p.max_abs:.1e}", f"{p.tolerance:.1e}", *cosine)
+        table.add_row(_spaced(key), f"{p.max_abs:.1e}", f"{p.tolerance:.1e}", *cosine)
     return table
 
 
-def _image_parity(graphs: list[GraphFacts]) -> Table | None:
+def _image_parity(figures: Mapping[str, Parity | None]) -> Table | None:
     """None where the export had no real images."""
-    found = [(_name(g), g.parity.images) for g in graphs if g.parity is not None and g.parity.images is not None]
+    found = [(_spaced(key), p.images) for key, p in figures.items() if p is not None and p.images is not None]
     if not found:
         return None
     table = new_table(
@@ -128,6 +128,10 @@ def _image_parity(graphs: list[GraphFacts]) -> Table | None:
 
 def _name(g: GraphFacts) -> str:
     return f"{g.graph} {g.precision}"
+
+
+def _spaced(key: str) -> str:
+    return key.replace(".", " ")
 
 
 def _count(g: GraphFacts, ops: tuple[str, ...]) -> str:

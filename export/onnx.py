@@ -20,6 +20,7 @@ from torch.export import Dim
 from bundle.manifest import GraphSpec, TensorSpec
 from export.blocks import take_rows_onnx
 from export.errors import ExportError
+from export.external import external_files
 
 OPSET = 20  # the first with Gelu as one operator; every supported runtime reads it
 MAX_FILE_BYTES: Final = 2**31 - 2**20  # protobuf's limit for one message, less some room for the graph itself
@@ -122,6 +123,7 @@ def _write(model: ir.Model, path: Path) -> GraphFile:
         ir.external_data.unload_from_model(model, path.parent, weights.name, size_threshold_bytes=_SMALL_BYTES)
     proto = ir.to_proto(model)
     strip(proto)
+    assert external_files(proto) == ({weights.name} if weights else set()), "a bundle would lack a file of weights"
     path.write_bytes(proto.SerializeToString(deterministic=True))
     return GraphFile(path, weights)
 

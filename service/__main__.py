@@ -14,6 +14,7 @@ import uvicorn
 
 from bundle.errors import MaeveError
 from bundle.store import load_bundle
+from runtime.selfcheck import prove
 from service.app import create_app
 from service.gate import Gate
 from service.settings import Settings, SettingsError, read_settings
@@ -67,13 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         _log_to_stderr(settings)
         bundle = load_bundle(settings.bundle)
         runtime = settings.open_runtime(bundle)
+        prove(bundle, runtime)  # here and not in the app's lifespan, of whose errors uvicorn prints a traceback
     except (SettingsError, MaeveError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     log.info("serving %s (%s) with %s on %s in %s, %d lanes%s", bundle.manifest.name, bundle.manifest.digest[:12],
              runtime.name, runtime.device, runtime.precision, runtime.lanes,
              "".join(f", {name} {value}" for name, value in runtime.details.items()))  # fmt: skip
-    app = create_app(settings, bundle=bundle, runtime=runtime)
+    app = create_app(settings, bundle=bundle, runtime=runtime, proven=True)
     config = uvicorn.Config(
         app,
         host=settings.host,

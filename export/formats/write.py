@@ -54,6 +54,8 @@ def check_flags(config: ExportConfig) -> None:
 def _triton_of_bundle(config: ExportConfig) -> str:
     if config.classifier is not None:
         raise ExportError(f"{config.run} is a bundle, which has its classifier or none; --classifier goes with a run")
+    if (config.int8, config.images) != _VARIANT_DEFAULTS[1:]:
+        raise ExportError(f"{config.run} is a bundle, whose graphs are made; --int8 and --images go with a run")
     return write_repository(
         load_bundle(config.run), config.out, config.triton, name=config.name, overwrite=config.overwrite
     )

@@ -115,6 +115,19 @@ def test_missing_golden_arrays_are_said(bundle: Bundle) -> None:
         bundle.golden()
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"name": ' * 100_000])
+def test_a_manifest_of_nothing_but_brackets(bundle: Bundle, text: str) -> None:
+    (bundle.path / "manifest.json").write_text(text)
+    with pytest.raises(BundleError, match=r"manifest\.json: cannot be read: "):
+        load_bundle(bundle.path)
+
+
+def test_a_manifest_with_nan_has_no_digest(bundle: Bundle) -> None:
+    edit(bundle, lambda raw: raw["provenance"].update(metrics={"loss": float("nan")}), sign=False)
+    with pytest.raises(BundleError, match=r"manifest\.json: cannot be read: .*not JSON compliant"):
+        load_bundle(bundle.path)
+
+
 # Refusing what was altered
 
 

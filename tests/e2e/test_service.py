@@ -22,7 +22,7 @@ import pytest
 
 from bundle.masking import keep_ids, random_masking
 from bundle.preprocess import preprocess
-from bundle.store import Bundle
+from bundle.store import Bundle, write_bundle
 from runtime.agreement import cosines
 from runtime.cores import usable_cores
 from runtime.machine import count_gpus
@@ -164,6 +164,19 @@ def test_what_cannot_be_had_ends_it_with_one_line(tiny_bundle: Bundle, flags: li
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert line.startswith("error: " + message.replace("BUNDLE", str(tiny_bundle.path)))
+
+
+def test_golden_arrays_that_are_none_end_it_with_one_line(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """A bundle whose digest holds, and whose content is bad."""
+    files: dict[str, Path | bytes] = {name: tiny_bundle.path / name for name in tiny_bundle.manifest.files}
+    fields = tiny_bundle.manifest.model_dump(exclude={"files", "digest"})
+    bad = write_bundle(tmp_path / "bad", fields, {**files, "golden.npz": b"no arrays"})
+    command = [sys.executable, "-m", "service", "--bundle", str(bad.path), "--port", "0", "--log-level", "error"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAEVE_")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"error: {bad.path / 'golden.npz'}: cannot be read: ")
 
 
 def test_memory_stays_small_and_flat_while_tensors_are_sent(service: Running) -> None:

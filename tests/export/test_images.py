@@ -77,6 +77,13 @@ def test_arrays_that_are_not_the_network_s(tmp_path: Path, content: bytes | dict
         find_images(file, tmp_path, SPEC)
 
 
+def test_a_lone_array_under_another_name(tmp_path: Path) -> None:
+    np.save(tmp_path / "some.npy", np.zeros((1, 32, 32, 3), np.uint8))
+    file = (tmp_path / "some.npy").rename(tmp_path / "some.npz")
+    with pytest.raises(ExportError, match=r"some\.npz cannot be read: .* an \.npy file.*--images"):
+        find_images(file, tmp_path, SPEC)
+
+
 def test_places_without_images(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"nowhere is neither a folder nor an \.npz file"):
         find_images(tmp_path / "nowhere", tmp_path, SPEC)

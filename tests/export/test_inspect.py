@@ -82,7 +82,7 @@ def test_a_sound_bundle(tiny_bundle: Bundle, tiny_runs: TinyRuns) -> None:
     assert encoder.ops["LayerNormalization"] == 2 * 2 + 1
     assert encoder.ops["Gelu"] == 2
     assert encoder.opset == tiny_bundle.manifest.graphs["encoder"].opset
-    assert encoder.parity == tiny_bundle.manifest.parity["encoder.fp32"]
+    assert found.parity == tiny_bundle.manifest.parity
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -208,6 +208,87 @@ def test_weights_that_are_stored_twice(copy: Path) -> None:
     assert sorted(repeated.places) == ["decoder.onnx: c", "head.onnx: a", "head.onnx: b"]
 
 
+def test_an_array_that_is_cut_short(copy: Path) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        tensor = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        tensor.raw_data = tensor.raw_data[:-4]
+
+    rewrite(copy, "head.onnx", change)
+    faults = inspect(copy).faults
+    assert faults
+    assert all(fault.startswith("head.onnx ") for fault in faults)
+    assert any("an array that cannot be read" in fault for fault in faults)
+
+
+# Weights beside a graph
+
+
+def external(location: str) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        tensor = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        onnx.external_data_helper.set_external_data(tensor, location)
+        tensor.ClearField("raw_data")
+
+    return change
+
+
+@pytest.mark.parametrize("location", ["stranger.weights", "../outside.weights", "labels.json"])
+def test_weights_in_a_file_that_the_manifest_does_not_name(copy: Path, location: str) -> None:
+    """Whether it exists or not: nothing has checked what it holds."""
+    rewrite(copy, "head.onnx", external(location))
+    expected = f"head.onnx has weights in '{location}', the manifest says no other file"
+    assert inspect(copy).faults == [expected]
+    (copy.parent / "outside.weights").write_bytes(bytes(100_000))
+    assert inspect(copy).faults == [expected]
+
+
+def named_weights(copy: Path) -> None:
+    """The manifest says that the head's weights are in head.weights."""
+    raw = json.loads((copy / "manifest.json").read_text())
+    raw["graphs"]["head"]["weights"] = {"fp32": "head.weights"}
+    sign(copy, graphs=raw["graphs"], files={**raw["files"], "head.weights": ""})
+
+
+def test_named_weights_that_a_graph_does_not_use(copy: Path) -> None:
+    (copy / "head.weights").write_bytes(b"")
+    named_weights(copy)
+    assert inspect(copy).faults == ["head.onnx has weights in no other file, the manifest says 'head.weights'"]
+
+
+def test_a_missing_file_of_weights(copy: Path) -> None:
+    model = onnx.load(copy / "head.onnx")
+    onnx.save(model, copy / "head.onnx", save_as_external_data=True, location="head.weights", size_threshold=64)
+    named_weights(copy)
+    found = inspect(copy)
+    assert found.faults == []
+    assert found.graphs[-1].size_bytes == sum((copy / f"head.{kind}").stat().st_size for kind in ("onnx", "weights"))
+    (copy / "head.weights").unlink()
+    faults = inspect(copy).faults
+    assert faults[0] == "cannot read head.weights: No such file or directory"
+    assert all("head.weights" in fault for fault in faults)
+
+
+# Golden arrays
+
+
+def test_golden_arrays_are_the_graphs(copy: Path) -> None:
+    with np.load(copy / "golden.npz") as file:
+        golden = dict(file)
+    del golden["head.out.logits"]
+    golden["encoder.out.cls"] = np.full_like(golden["encoder.out.cls"], np.inf)
+    golden["decoder.in.tokens"] = golden["decoder.in.tokens"][:, :-1]
+    np.savez(copy / "golden.npz", **golden)
+    sign(copy)
+    faults = inspect(copy).faults
+    assert "golden.npz: it lacks head.out.logits" in faults
+    assert "golden.npz: encoder.out.cls has values that are not finite" in faults
+    assert all(fault.startswith("golden.npz: ") for fault in faults)
+    (copy / "golden.npz").write_bytes(b"no arrays")
+    sign(copy)
+    (fault,) = inspect(copy).faults
+    assert fault.startswith("golden.npz cannot be read: ")
+
+
 # The command
 
 
@@ -235,6 +316,21 @@ def test_a_graph_with_every_figure_fits_100_columns(
     made_up, real = (line.split() for line in lines if line.startswith(" head fp32") and "0.999" in line)
     assert made_up[-2:] == ["0.999700", "0.999000"]
     assert real == ["head", "fp32", "64", "2.0e-02", "0.999100", "0.999500", "98.4%"]
+
+
+def test_a_graph_that_runs_in_fp32_behind_int8_has_a_row(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parity = json.loads((copy / "manifest.json").read_text())["parity"]
+    parity["head.int8"] = {**parity["head.fp32"], "max_abs": 0.125}
+    sign(copy, parity=parity)
+    assert run(monkeypatch, copy) == 0
+    (row,) = (line.split() for line in capsys.readouterr().out.splitlines() if "head int8" in line)
+    assert row[:3] == ["head", "int8", "1.2e-01"]
+    assert run(monkeypatch, copy, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert list(document["parity"]) == ["encoder.fp32", "decoder.fp32", "head.fp32", "head.int8"]
+    assert document["parity"]["head.int8"]["max_abs"] == 0.125
 
 
 def test_the_document_is_json(copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

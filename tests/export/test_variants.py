@@ -254,5 +254,4 @@ def test_a_variant_past_its_limit_says_what_to_leave_out(
 def test_speed_is_asked_of_the_engines_that_serve(whole: tuple[Bundle, list[str]]) -> None:
     bundle = whole[0]
     times = fastest({"static": bundle}, pictures(2))
-    assert times["static"].ms > 0
     assert times["static"].engine in ("onnxruntime", "openvino")

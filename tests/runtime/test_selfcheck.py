@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bundle.errors import RuntimeUnavailable
+from bundle.errors import BundleError, RuntimeUnavailable
 from bundle.manifest import GraphName
 from bundle.store import Bundle
 from runtime.base import Arrays
@@ -73,6 +76,15 @@ async def test_the_service_does_not_start_with_it(tiny_bundle: Bundle) -> None:
     with pytest.raises(RuntimeUnavailable):
         async with app.router.lifespan_context(app):
             pass
+
+
+def test_golden_arrays_that_are_not_the_graphs_are_the_bundle_s_fault(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    golden = tiny_bundle.golden()
+    del golden["decoder.out.patches"]
+    copy = replace(tiny_bundle, path=Path(shutil.copytree(tiny_bundle.path, tmp_path / "copy")))
+    np.savez(copy.path / "golden.npz", **golden)  # type: ignore[arg-type]
+    with pytest.raises(BundleError, match=r"golden\.npz: it lacks decoder\.out\.patches"):
+        prove(copy, OnnxRuntime(tiny_bundle))
 
 
 def test_a_bundle_without_golden_arrays_has_nothing_to_prove(tiny_bundle: Bundle, tmp_path: Path) -> None:

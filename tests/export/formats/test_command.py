@@ -107,6 +107,15 @@ def test_a_flag_without_an_effect_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("flags", [("--int8", "static"), ("--images", "nowhere")])
+def test_a_bundle_s_graphs_are_made_already(
+    run: Run, tiny_bundle: Bundle, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    result = run(tiny_bundle.path, "--format", "triton", "--out", tmp_path / "x", *flags)
+    refused(result, f"{tiny_bundle.path} is a bundle, whose graphs are made; --int8 and --images go with a run")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_name_is_the_card_s_title(run: Run, tiny_runs: TinyRuns, tmp_path: Path) -> None:
     assert run(tiny_runs.pretrained, "--format", "timm", "--out", tmp_path / "x", "--name", "cats")[0] == 0
     assert "\n# cats\n" in (tmp_path / "x" / "README.md").read_text()
