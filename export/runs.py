@@ -116,7 +116,7 @@ def _read(path: Path) -> tuple[Network, RunDocument, tuple[str, ...] | None]:
             raise ExportError(f"{path} is a bundle already; --format triton alone takes one, else give the run") from e
         if (path / RUN_FILE).is_file():
             raise ExportError(
-                f"{path} has no weights yet: that run is not finished; its own command and --resume go on with it"
+                f"{str(e).partition(';')[0]}: that run is not finished; its own command and --resume go on with it"
             ) from e
         raise ExportError(f"{path} is not a finished run: it has no {RUN_FILE}") from e
     except ValidationError as e:

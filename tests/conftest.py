@@ -71,4 +71,4 @@ def tiny_bundle(tiny_runs: TinyRuns, tmp_path_factory: pytest.TempPathFactory) -
     from export.pipeline import ExportConfig, export_run
 
     out = tmp_path_factory.mktemp("tiny") / "bundle"
-    return export_run(ExportConfig(run=tiny_runs.pretrained, classifier=tiny_runs.probe, out=out))
+    return export_run(ExportConfig(run=tiny_runs.pretrained, classifier=tiny_runs.probe, out=out, precision="fp32"))

@@ -284,7 +284,7 @@ def test_candidates_on_a_cpu(bundle: Bundle) -> None:
     assert found == [
         BASELINE,
         *(Candidate("onnxruntime", "cpu", precision) for precision in ("fp16", "int8")),
-        *(Candidate("openvino", "cpu", precision) for precision in ("fp32", "bf16", "int8")),
+        *(Candidate("openvino", "cpu", precision) for precision in ("fp32", "bf16")),
     ]
     assert [c for c in found if c.auto] == [Candidate("onnxruntime", "cpu", "int8")]
 
@@ -293,7 +293,7 @@ def test_candidates_on_a_gpu_are_held_against_the_cpu(bundle: Bundle) -> None:
     found = candidates(bundle.manifest, gpus=1, engines="onnxruntime onnxruntime-cuda")
     assert found == [
         BASELINE,
-        *(Candidate("onnxruntime", "cuda:0", precision) for precision in ("fp32", "fp16", "int8")),
+        *(Candidate("onnxruntime", "cuda:0", precision) for precision in ("fp32", "fp16")),
     ]
     assert [c for c in found if c.auto] == [Candidate("onnxruntime", "cuda:0", "fp16")]
 

@@ -140,17 +140,18 @@ def test_what_the_command_prints(command: tuple[Path, subprocess.CompletedProces
     path, digest, header, *rows = done.stdout.splitlines()
     assert (path, digest) == (str(out), f"digest {bundle.manifest.digest}")
     assert header.split() == [
-        "graph", "precision", "file", "MB", "off", "by", "cosine", "min", "mean", "top-1", "quantized",
+        "graph", "precision", "file", "MB", "off", "by", "photos:", "cosine", "min", "mean", "same", "top-1",
+        "quantized",
     ]  # fmt: skip
-    assert [row.split()[:4] for row in rows] == [
-        ["encoder", "fp32", "encoder.onnx", "0.1"],
-        ["decoder", "fp32", "decoder.onnx", "0.1"],
-        ["classifier", "fp32", "classifier.onnx", "0.1"],
-    ]
+    graphs = ("encoder", "decoder", "classifier")
+    assert [row.split()[:3] for row in rows] == [
+        *([graph, "fp32", f"{graph}.onnx"] for graph in graphs), *([graph, "fp16", f"{graph}.fp16.onnx"] for graph in graphs)
+    ]  # fmt: skip
     first, *progress = [line.split(" s  ", 1)[1] for line in done.stderr.splitlines()]
     assert first.startswith("int8: left out, since ")
     assert first.endswith("has left no real images to hold it against; give --images")
-    assert progress[::2] == [f"{graph} fp32: exporting" for graph in ("encoder", "decoder", "classifier")]
+    steps = [f"{graph} {precision}: exporting" for precision in ("fp32", "fp16") for graph in graphs]
+    assert progress[::2] == steps
     assert all(line.endswith(" of torch") for line in progress[1::2])
 
 

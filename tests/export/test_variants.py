@@ -220,7 +220,7 @@ def test_a_decoder_that_does_not_hold_stays(int8: MakeInt8, monkeypatch: pytest.
     monkeypatch.setattr(export.variants, "_problem", problem)
     variant, lines = int8()
     assert variant is not None
-    assert "decoder int8: stays in fp32, since in int8 it is bad" in lines
+    assert "decoder int8 (dynamic): left in fp32, since it is bad" in lines
     assert set(variant.files) == {"encoder"}
     assert variant.parity["decoder"].images is not None  # in fp32, behind the int8 encoder
 
@@ -234,7 +234,7 @@ def test_int8_needs_real_images(tiny_runs: TinyRuns, tmp_path: Path) -> None:
 
 def test_a_way_of_int8_without_int8_is_a_contradiction(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     config = ExportConfig(run=tiny_runs.pretrained, out=tmp_path / "out", precision="fp32", int8="dynamic")
-    with pytest.raises(ExportError, match="--int8 dynamic, but --precision fp32 has no int8"):
+    with pytest.raises(ExportError, match="--int8 dynamic goes with int8 in --precision, which is fp32"):
         export_run(config)
 
 

@@ -31,7 +31,7 @@ def modules(folder: Path, monkeypatch: pytest.MonkeyPatch, **sources: str) -> No
 
 def test_a_missing_tensorrt_says_what_to_install(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(RuntimeUnavailable, match=r"^TensorRT is not installed; pip install 'maeve\[tensorrt\]'$"):
+    with pytest.raises(RuntimeUnavailable, match=r"^TensorRT is not installed; pip install -e '\.\[tensorrt\]'$"):
         TensorRTRuntime(tiny_bundle, "fp32", gpu=0, engine_cache=None)
 
 
@@ -42,7 +42,7 @@ def test_missing_bindings_say_what_to_install(
     del trt
     monkeypatch.delitem(sys.modules, "cuda.bindings.runtime")
     monkeypatch.setitem(sys.modules, missing, None)
-    message = r"^CUDA's Python bindings \(cuda-bindings\) is not installed; pip install 'maeve\[tensorrt\]'$"
+    message = r"^CUDA's Python bindings \(cuda-bindings\) is not installed; pip install -e '\.\[tensorrt\]'$"
     with pytest.raises(RuntimeUnavailable, match=message):
         TensorRTRuntime(tiny_bundle, "fp32", gpu=0, engine_cache=None)
 
