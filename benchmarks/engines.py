@@ -238,7 +238,7 @@ def compare(args: argparse.Namespace) -> None:
             "setting",
             f"{what}: {model.depth} x {model.dim}, patch {model.patch_size} at {model.image_size[0]} px, batch "
             f"{args.batch} on {args.device}, {args.rounds} rounds; cosines on {len(images)} "
-            + ("images of noise" if args.images is None else f"images of {args.images}"),
+            + ("images of noise" if args.images is None else f"images of {args.images.name}"),
         )
         peaks = take_turns(args, model.num_patches, engines)
         tell(args, encoder_flops(model, model.num_patches), engines, peaks, report)
