@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping
 
@@ -15,8 +16,11 @@ _WIDTH = 100
 
 
 def paper() -> Console:
-    """stdout. Rich takes a pipe for 80 columns, which our tables do not fit, and brackets for its own markup."""
-    return Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, markup=False, emoji=False)
+    """stdout. Rich would cut tables that a narrow terminal or a pipe's 80 columns do not fit, and a figure that is cut
+    is worth less than a line that wraps; brackets it would take for its own markup.
+    """
+    width = max(_WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else _WIDTH
+    return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
 def new_table(title: str, *columns: str) -> Table:

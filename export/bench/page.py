@@ -16,6 +16,8 @@ def show(document: BenchDocument, written_to: Path) -> None:
     out.print(fields_table(_circumstances(document)))
     if document.rows:
         out.print(_speed(document), _cost(document))
+    if _busy(document):
+        out.print("more than 100 % of the peak: the machine was busy while the peak was measured; run this again alone")
     for each in document.failed:
         out.print(
             Text("failed: ", style="bold red").append(f"{each.runtime} {each.precision}: {each.reason}", "default")
@@ -39,6 +41,11 @@ def _circumstances(document: BenchDocument) -> dict[str, str | Text]:
         rate = f"{peak.flops_per_s / 1e9:,.0f} GFLOP/s, {peak.side} x {peak.side} by {peak.by}"
         facts[f"peak {peak.precision}"] = f"{rate} on {peak.device}"
     return facts
+
+
+def _busy(document: BenchDocument) -> bool:
+    """An engine faster than the peak: something else took the machine's time while that was measured."""
+    return any(row.peak_share is not None and row.peak_share > 1 for row in document.rows)
 
 
 def _speed(document: BenchDocument) -> Table:
