@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -220,3 +222,18 @@ def limited(max_file_bytes: int, call: Callable[..., Any], *arguments: Any, **op
         return call(*arguments, **options)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_ctrl_c_is_one_line_and_leaves_nothing(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    """In the middle of torch's own export, which would make an error of its own of it."""
+    line = [sys.executable, "-m", "export", str(tiny_runs.pretrained), "--out", str(tmp_path / "bundle")]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
+        assert process.stderr is not None
+        for said in process.stderr:
+            if "exporting" in said:
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert rest == "stopped; nothing was written\n"
+    assert list(tmp_path.iterdir()) == []

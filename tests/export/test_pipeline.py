@@ -144,9 +144,9 @@ def test_what_the_command_prints(command: tuple[Path, subprocess.CompletedProces
         "quantized",
     ]  # fmt: skip
     graphs = ("encoder", "decoder", "classifier")
-    assert [row.split()[:3] for row in rows] == [
-        *([graph, "fp32", f"{graph}.onnx"] for graph in graphs), *([graph, "fp16", f"{graph}.fp16.onnx"] for graph in graphs)
-    ]  # fmt: skip
+    whole = [[graph, "fp32", f"{graph}.onnx"] for graph in graphs]
+    half = [[graph, "fp16", f"{graph}.fp16.onnx"] for graph in graphs]
+    assert [row.split()[:3] for row in rows] == whole + half
     first, *progress = [line.split(" s  ", 1)[1] for line in done.stderr.splitlines()]
     assert first.startswith("int8: left out, since ")
     assert first.endswith("has left no real images to hold it against; give --images")
