@@ -3,41 +3,32 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 
 from bundle.errors import RuntimeUnavailable
-from bundle.manifest import Parity
 from bundle.masking import all_ids, keep_ids
-from bundle.store import Bundle, write_bundle
+from bundle.store import Bundle
+from export.pipeline import ExportConfig, export_run
 from runtime import open_runtime
 from runtime.base import Arrays, ServedPrecision
 from runtime.machine import count_gpus
 from runtime.onnx_cuda import CUDA, OnnxCudaRuntime
 from runtime.pinned import PinnedBuffer
 from runtime.selfcheck import prove
+from tests.conftest import TinyRuns
 
 pytestmark = pytest.mark.skipif(CUDA not in onnxruntime.get_available_providers(), reason="needs onnxruntime-gpu")
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """With an fp16 encoder: half the weights and sums, the same inputs and outputs."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    folder = tmp_path_factory.mktemp("half")
-    half = convert_float_to_float16(onnx.load(tiny_bundle.path / "encoder.onnx"), keep_io_types=True)
-    onnx.save(half, folder / "half.onnx")
-    fields: dict[str, Any] = tiny_bundle.manifest.model_dump(exclude={"files", "digest"})
-    fields["graphs"]["encoder"]["files"]["fp16"] = "encoder.fp16.onnx"
-    fields["parity"]["encoder.fp16"] = Parity(max_abs=0.01, cosine_min=0.999, tolerance=0.05).model_dump()
-    files: dict[str, Path | bytes] = {name: tiny_bundle.path / name for name in tiny_bundle.manifest.files}
-    return write_bundle(folder / "bundle", fields, {**files, "encoder.fp16.onnx": folder / "half.onnx"})
+def bundle(tiny_runs: TinyRuns, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """In fp32 and fp16."""
+    out = tmp_path_factory.mktemp("half") / "bundle"
+    config = ExportConfig(run=tiny_runs.pretrained, classifier=tiny_runs.probe, out=out, precision="fp32,fp16")
+    return export_run(config)
 
 
 def inputs(seed: int) -> Arrays:
@@ -51,6 +42,13 @@ def test_the_golden_outputs_come_from_the_gpu(bundle: Bundle, precision: ServedP
     runtime = open_runtime(bundle, "onnxruntime", device="cuda", precision=precision)
     assert (runtime.device, runtime.precision, runtime.details["provider"]) == ("cuda:0", precision, CUDA)
     prove(bundle, runtime)
+
+
+def test_every_operator_has_a_kernel_there(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    """One that has none is computed on the CPU, between two copies, and is warned of."""
+    for precision in ("fp32", "fp16"):
+        open_runtime(bundle, "onnxruntime", device="cuda", precision=precision).close()
+    assert caplog.text == ""
 
 
 def test_threads_never_mix_their_answers(bundle: Bundle) -> None:
