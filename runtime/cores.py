@@ -16,6 +16,13 @@ def usable_cores() -> int:
     return allowed if quota is None else max(1, min(allowed, int(quota)))
 
 
+def lanes_on_cpu(lanes: int | None) -> int:
+    """`lanes`, or every usable core where it is None. ValueError for less than one."""
+    if lanes is not None and lanes < 1:
+        raise ValueError(f"lanes must be at least 1, got {lanes}")
+    return usable_cores() if lanes is None else lanes
+
+
 def cgroup_quota(cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROUP) -> float | None:
     """Cores' worth of time that cgroups, version 2 or 1, grant this process; None without a limit.
 

@@ -86,10 +86,14 @@ def _onnxruntime_engines() -> Iterator[EngineName]:
 
 
 def _openvino_has_bf16() -> bool:
-    """As OpenVINO says: it knows which of the CPU's instructions it has kernels for."""
     import openvino
 
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return multiplies_in_bf16(openvino.Core())
+
+
+def multiplies_in_bf16(core: Any) -> bool:
+    """As an openvino.Core says, which knows the CPU's instructions that it has kernels for."""
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _all_installed(*modules: str) -> bool:

@@ -17,8 +17,8 @@ from bundle.errors import InferenceError, OutOfMemory, RuntimeUnavailable
 from bundle.manifest import GraphName, GraphSpec, Precision
 from bundle.store import Bundle
 from runtime.base import Arrays, ServedPrecision
-from runtime.cores import usable_cores
-from runtime.specs import Tensors, check_graph, check_inputs, wanted_outputs
+from runtime.cores import lanes_on_cpu
+from runtime.specs import Tensors, check_graph, check_inputs, loaded, wanted_outputs
 from runtime.telemetry import silence
 
 silence()
@@ -42,10 +42,8 @@ class OnnxRuntime:
     max_batch = 4  # 6 to 8 % faster per image than one by one for small networks; more gain no more and answer later
 
     def __init__(self, bundle: Bundle, precision: Precision = "fp32", lanes: int | None = None) -> None:
-        if lanes is not None and lanes < 1:
-            raise ValueError(f"lanes must be at least 1, got {lanes}")
         self.precision: ServedPrecision = precision
-        self.lanes = usable_cores() if lanes is None else lanes
+        self.lanes = lanes_on_cpu(lanes)
         self.details: Mapping[str, str | int] = {
             "version": ort.__version__,
             "provider": _PROVIDER,
@@ -67,9 +65,7 @@ class OnnxRuntime:
 
     def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None) -> Arrays:
         """As Runtime.run; a closed runtime raises InferenceError, a call that memory does not hold OutOfMemory."""
-        session = self._sessions.get(graph)
-        if session is None:
-            raise InferenceError(f"{graph}: not loaded; there are {', '.join(self._sessions) or 'none, it is closed'}")
+        session = loaded(self._sessions, graph)
         spec = self._specs[graph]
         check_inputs(spec, inputs)
         names = [tensor.name for tensor in wanted_outputs(spec, wanted)]

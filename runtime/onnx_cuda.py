@@ -24,7 +24,7 @@ from runtime.base import Arrays, ServedPrecision
 from runtime.folders import engine_root
 from runtime.onnx import check_session, session_options
 from runtime.pinned import PinnedBuffer
-from runtime.specs import check_inputs, output_shape, wanted_outputs
+from runtime.specs import check_inputs, loaded, output_shape, wanted_outputs
 from runtime.telemetry import silence
 
 silence()
@@ -90,9 +90,7 @@ class OnnxCudaRuntime:
 
     def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None) -> Arrays:
         """As Runtime.run; a closed runtime raises InferenceError, a call that memory does not hold OutOfMemory."""
-        bound = self._graphs.get(graph)
-        if bound is None:
-            raise InferenceError(f"{graph}: not loaded; there are {', '.join(self._graphs) or 'none, it is closed'}")
+        bound = loaded(self._graphs, graph)
         buffers = self._buffers.get()
         try:
             return bound.run(graph, inputs, buffers.hold, wanted)

@@ -17,8 +17,9 @@ from bundle.errors import InferenceError, OutOfMemory, RuntimeUnavailable
 from bundle.manifest import GraphName, Precision
 from bundle.store import Bundle
 from runtime.base import Arrays, ServedPrecision
-from runtime.cores import usable_cores
-from runtime.specs import Tensors, check_graph, check_inputs, wanted_outputs
+from runtime.cores import lanes_on_cpu
+from runtime.machine import multiplies_in_bf16
+from runtime.specs import Tensors, check_graph, check_inputs, loaded, wanted_outputs
 from runtime.telemetry import silence
 
 silence()
@@ -40,8 +41,6 @@ class OpenVinoRuntime:
     max_batch = 4  # about a tenth more images per second than one by one for small networks; more gain no more
 
     def __init__(self, bundle: Bundle, precision: ServedPrecision = "fp32", lanes: int | None = None) -> None:
-        if lanes is not None and lanes < 1:
-            raise ValueError(f"lanes must be at least 1, got {lanes}")
         if precision == "fp16":
             raise RuntimeUnavailable("OpenVINO gains nothing from fp16 on CPUs; use fp32, bf16 or int8")
         core = ov.Core()
@@ -49,7 +48,7 @@ class OpenVinoRuntime:
         if precision == "bf16" and not has_bf16:
             raise RuntimeUnavailable("this CPU does not multiply in bf16; use fp32 or int8")
         self.precision: ServedPrecision = precision
-        self.lanes = usable_cores() if lanes is None else lanes
+        self.lanes = lanes_on_cpu(lanes)
         hint = "bf16" if has_bf16 and precision != "fp32" else "f32"
         self.details: Mapping[str, str | int] = {
             "version": ov.__version__.partition("-")[0],
@@ -71,9 +70,7 @@ class OpenVinoRuntime:
 
     def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None) -> Arrays:
         """As Runtime.run; a closed runtime raises InferenceError, a call that memory does not hold OutOfMemory."""
-        requests = self._requests.get(graph)
-        if requests is None:
-            raise InferenceError(f"{graph}: not loaded; there are {', '.join(self._requests) or 'none, it is closed'}")
+        requests = loaded(self._requests, graph)
         spec = self._specs[graph]
         check_inputs(spec, inputs)
         names = [tensor.name for tensor in wanted_outputs(spec, wanted)]
@@ -90,10 +87,6 @@ class OpenVinoRuntime:
 
     def close(self) -> None:
         self._requests = {}
-
-
-def multiplies_in_bf16(core: ov.Core) -> bool:
-    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _properties(hint: str, lanes: int) -> dict[str, str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from bundle.errors import BundleError
-from bundle.manifest import GraphSpec, TensorSpec
+from bundle.errors import BundleError, InferenceError
+from bundle.manifest import GraphName, GraphSpec, TensorSpec
+
+Loaded = TypeVar("Loaded")
 
 # What an engine says of a graph's inputs or outputs: name -> (NumPy's name of the dtype, shape). A size is a number
 # where it is fixed, and a name or None where it varies.
@@ -47,6 +49,13 @@ def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]]) -> dict[st
             if name is not None and size == 0:
                 raise ValueError(f"{tensor.name} must not be empty, got {list(array.shape)}")
     return axes
+
+
+def loaded(graphs: Mapping[GraphName, Loaded], graph: GraphName) -> Loaded:
+    """What an engine holds for `graph`; InferenceError if it is closed, or the bundle has no such graph."""
+    if graph not in graphs:
+        raise InferenceError(f"{graph}: not loaded; there are {', '.join(graphs) or 'none, it is closed'}")
+    return graphs[graph]
 
 
 def wanted_outputs(spec: GraphSpec, wanted: Sequence[str] | None) -> list[TensorSpec]:

@@ -25,9 +25,8 @@ from bundle.preprocess import preprocess
 from bundle.store import Bundle, write_bundle
 from runtime.agreement import cosines
 from runtime.cores import usable_cores
-from runtime.machine import count_gpus
+from runtime.machine import count_gpus, multiplies_in_bf16
 from runtime.onnx import OnnxRuntime
-from runtime.openvino import multiplies_in_bf16
 from tests.service.helpers import eventually, free_port, photo
 
 ROOT = Path(__file__).parents[2]

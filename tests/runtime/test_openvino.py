@@ -18,8 +18,9 @@ from bundle.store import Bundle
 from runtime.agreement import cosines
 from runtime.base import Arrays, ServedPrecision
 from runtime.cores import usable_cores
+from runtime.machine import multiplies_in_bf16
 from runtime.onnx import OnnxRuntime
-from runtime.openvino import OpenVinoRuntime, multiplies_in_bf16
+from runtime.openvino import OpenVinoRuntime
 from runtime.selfcheck import prove
 from tests.runtime.conftest import edited, images
 
