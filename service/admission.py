@@ -12,11 +12,17 @@ _UNMEASURED_S = 1.0  # what to tell a caller before any image has been finished
 
 
 class Admission:
-    """Counts the images being worked on, waiting ones included. Used from the event loop's thread alone."""
+    """Counts the images being worked on, waiting ones included. Used from the event loop's thread alone.
 
-    def __init__(self, max_queue: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    `held`: places taken beyond those, see Device.held.
+    """
+
+    def __init__(
+        self, max_queue: int, *, held: Callable[[], int] = lambda: 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.max_queue = max_queue
         self.pending = 0
+        self._held = held
         self._clock = clock
         self._gaps = 0  # measured so far
         self._gap_s = 0.0  # mean time between two finished images while there is more to do
@@ -27,9 +33,10 @@ class Admission:
 
         `retry_after_s`: when all that is here now will be done, at the pace of the last images.
         """
-        if self.pending + num_images > self.max_queue:
+        taken = self.pending + self._held()
+        if taken + num_images > self.max_queue:
             raise Overloaded(
-                f"{self.pending} images are waiting or being worked on, {self.max_queue} at most",
+                f"{taken} images are waiting or being worked on, {self.max_queue} at most",
                 retry_after_s=self.drain_s(),
             )
         if self.pending == 0:

@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
+from bundle.errors import Unavailable
 from service.engine import Answer, Engine
 from service.errors import BadParameter
 from service.gate import Gate
@@ -53,12 +54,19 @@ class Call:
     def __init__(self, request: Request) -> None:
         state = request.app.state
         self.settings: Settings = state.settings
-        self.engine: Engine = state.engine
+        self._engine: Engine | None = state.engine
         self.metrics: Metrics = state.metrics
         self.gate: Gate = state.gate
         self.accept: str | None = request.headers.get("accept")
         self.deadline: float = request.scope["maeve.deadline"]
         self._request = request
+
+    @property
+    def engine(self) -> Engine:
+        """The same for the whole request. Unavailable while there is none."""
+        if self._engine is None:
+            raise Unavailable("the service is starting")
+        return self._engine
 
     def query(self, model: type[Q]) -> Q:
         """The query parameters. BadParameter for the first that is unknown, given twice or out of range."""

@@ -17,27 +17,25 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.errors import BundleError, InvalidInput
+from bundle.errors import InvalidInput
 from bundle.masking import Masking, keep_ids, masking_from_removed, random_masking
-from bundle.preprocess import MODES, preprocess
 from bundle.store import Bundle
-from runtime import Runtime
 from runtime.cores import usable_cores
 from service.admission import Admission
-from service.batcher import Batcher
 from service.cache import MemoryCache, RemoteCache, Vector, context_key, image_key
+from service.decoding import Decoder
+from service.device import Device
 from service.errors import BadParameter, NotOffered
 from service.flights import Flight, Flights, all_landed
 from service.metrics import Metrics
 from service.offload import by_size
 from service.options import EmbedQuery, ReconstructQuery
-from service.programs import Item, PoolingName, Program, Programs
+from service.programs import Item, PoolingName, Program
 from service.reconstruct import encode_png
 from service.redis_store import RedisStore
 from service.settings import Settings
 
 T = TypeVar("T")
-Timed = tuple[Vector, float]
 
 Source = Literal["memory", "redis", "flight", "computed"]
 
@@ -75,34 +73,25 @@ class _Job:
 
 
 class Engine:
-    """Serves one bundle on one runtime. Make it inside a running event loop; `close` ends its threads and the runtime.
+    """Serves one bundle on one device, or several alike. Make it inside a running event loop; `close` ends its threads
+    and the device.
 
     BundleError if the bundle's images cannot come from image files.
     """
 
-    def __init__(self, bundle: Bundle, runtime: Runtime, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, bundle: Bundle, device: Device, settings: Settings, metrics: Metrics) -> None:
         self.bundle = bundle
-        self.manifest = manifest = bundle.manifest
-        self.runtime = runtime
-        self._settings = settings
+        self.manifest = bundle.manifest
+        self.device = device
         self._metrics = metrics
-        if manifest.model.channels not in MODES:
-            raise BundleError(f"images of {manifest.model.channels} channels cannot be decoded, only {sorted(MODES)}")
-        self._programs = Programs(manifest, runtime)
-        max_batch = settings.max_batch or runtime.max_batch
-        self.batcher: Batcher[Program, Item, Timed] = Batcher(self._run, lanes=runtime.lanes, max_batch=max_batch)
-        threads = settings.decode_threads
-        if threads is None:
-            # A lane that is a core decodes its images best itself: another thread would only share that core. A device
-            # beside the cores wants its images ready.
-            threads = 0 if runtime.device == "cpu" else usable_cores()
-        self._decodes_on_lane = threads == 0
+        self._decoder = Decoder(bundle.manifest, max_pixels=settings.max_pixels)
+        threads = usable_cores() if settings.decode_threads is None else settings.decode_threads
         self._decoders = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode")
         self._embed_job = lru_cache(maxsize=256)(self._make_embed_job)
         self.memory = MemoryCache(settings.cache_bytes)
         self.remote = None if settings.redis_url is None else _remote(settings.redis_url, settings, metrics)
         self._flights: Flights[Outcome] = Flights()
-        self.admission = Admission(settings.max_queue)
+        self.admission = Admission(settings.max_queue, held=lambda: device.held)
         self._watch()
 
     async def embed(self, images: Sequence[bytes], query: EmbedQuery, deadline: float) -> Answer:
@@ -147,21 +136,15 @@ class Engine:
         channels = self.manifest.model.channels
         nothing = encode_png(np.zeros((1, 1, channels), np.uint8))
         item = Item(nothing, np.empty(0, np.int64))
-        await self.offload(lambda: self._decode(item))
-
-    @property
-    def alive(self) -> bool:
-        """False if a thread that runs the model has died."""
-        return self.batcher.alive
+        await self.offload(lambda: self._decoder(item))
 
     async def close(self) -> None:
-        """What is in flight fails with Unavailable; threads, connections and the runtime end."""
+        """What is in flight fails with Unavailable; threads, connections and the device end."""
         await self._flights.close()
-        await self.batcher.close()
+        await self.device.close()
         self._decoders.shutdown(cancel_futures=True)
         if self.remote is not None:
             await self.remote.close()
-        self.runtime.close()
 
     def _make_embed_job(self, poolings: tuple[PoolingName, ...], keep: float) -> _Job:
         ids = keep_ids(self.manifest.model.num_patches, keep)
@@ -170,10 +153,10 @@ class Engine:
     def _job(
         self, program: Program, ids_keep: NDArray[np.int64], ids_restore: NDArray[np.int64] | None, *params: str
     ) -> _Job:
+        info = self.device.infos[0]
         context = context_key(
-            self.manifest.digest, self.runtime.name, self.runtime.precision, program.operation,
-            str(program.num_keep), *params,
-        )  # fmt: skip
+            self.manifest.digest, info.runtime, info.precision, program.operation, str(program.num_keep), *params
+        )
         return _Job(program, ids_keep, ids_restore, context)
 
     async def _answer(self, images: Sequence[bytes], job: _Job, deadline: float) -> Answer:
@@ -217,11 +200,11 @@ class Engine:
                 return Outcome(value, "redis", {"cache": time.perf_counter() - start})
         looked_up = time.perf_counter()
         item = Item(image, job.ids_keep, job.ids_restore)
-        if not self._decodes_on_lane:
-            item = await self.offload(lambda: self._decode(item))
+        if not self.device.decodes:
+            item = await self.offload(lambda: self._decoder(item))
         waited_s = time.perf_counter() - looked_up - item.decode_s  # for a decode thread
-        done = await self.batcher.submit(job.program, item, deadline=deadline)
-        value, on_lane_s = done.value
+        done = await self.device.submit(job.program, item, deadline=deadline)
+        value, on_lane_s = done.value.value, done.value.decode_s
         self.memory.put(key, value)
         if self.remote is not None:
             self.remote.put(key, value)
@@ -232,31 +215,6 @@ class Engine:
             "infer": done.infer_s - on_lane_s,
         }
         return Outcome(value, "computed", stages)
-
-    def _decode(self, item: Item) -> Item:
-        """The same with pixels [H, W, C] in the place of the encoded bytes, and the seconds that it took."""
-        assert isinstance(item.image, bytes)
-        start = time.perf_counter()
-        spec, channels = self.manifest.preprocess, self.manifest.model.channels
-        pixels = preprocess(item.image, spec, channels=channels, max_pixels=self._settings.max_pixels)
-        return Item(pixels, item.ids_keep, item.ids_restore, time.perf_counter() - start)
-
-    def _run(self, program: Program, items: list[Item]) -> list[Timed | Exception]:
-        """On a lane: a result per item, and the seconds spent decoding here. A broken image is an error of its own."""
-        start = time.perf_counter()
-        decoded = [self._decoded(item) for item in items] if self._decodes_on_lane else items
-        decode_s = time.perf_counter() - start
-        good = [item for item in decoded if isinstance(item, Item)]
-        if good:
-            self._metrics.batch(program.operation, len(good))
-        values = iter(self._programs.run(program, good) if good else ())
-        return [(next(values), decode_s) if isinstance(item, Item) else item for item in decoded]
-
-    def _decoded(self, item: Item) -> Item | Exception:
-        try:
-            return self._decode(item)
-        except Exception as e:  # noqa: BLE001 - its sender's business, not the batch's
-            return e
 
     def _account(self, program: Program, outcomes: Sequence[Outcome]) -> Answer:
         stages: dict[str, float] = {}
@@ -270,17 +228,18 @@ class Engine:
         return Answer([outcome.value for outcome in outcomes], cached, stages)
 
     def _watch(self) -> None:
-        watch, manifest, runtime = self._metrics.watch, self.manifest, self.runtime
-        self._metrics.describe(
-            name=manifest.name, digest=manifest.digest, runtime=runtime.name, device=runtime.device,
-            precision=runtime.precision,
-        )  # fmt: skip
+        watch = self._metrics.watch
+        devices = [(info.runtime, info.device, info.precision) for info in self.device.infos]
+        self._metrics.describe(self.manifest.name, self.manifest.digest, devices)
         watch("maeve_pending_images", "Images waiting or being worked on.", lambda: self.admission.pending)
         watch("maeve_drain_seconds", "When the pending images will be done, at the present pace.", self._drain_s)
-        watch("maeve_batch_cap", "Most images per model call, as of now.", lambda: self.batcher.cap)
+        watch("maeve_batch_cap", "Most images per model call, as of now.", self._batch_cap)
         watch("maeve_cache_bytes", "Memory taken by results in this process.", lambda: self.memory.num_bytes)
         watch("maeve_cache_entries", "Results in this process.", lambda: len(self.memory))
         watch("maeve_redis_up", "1 while Redis is in use and answers.", lambda: bool(self.remote and self.remote.up))
+
+    def _batch_cap(self) -> int:
+        return min(info.max_batch for info in self.device.infos)
 
     def _drain_s(self) -> float:
         return self.admission.drain_s() if self.admission.pending else 0.0

@@ -46,6 +46,10 @@ class Gate:
         for passage in list(self._in_flight):
             passage.abort(Unavailable("the service stopped before this request was done"))
 
+    async def settled(self) -> None:
+        """Wait until every request for work that is in flight now has ended; newer ones do not matter."""
+        await asyncio.gather(*(passage.ended.wait() for passage in self._in_flight))
+
     def enter(self, passage: _Passage) -> None:
         if self.draining:
             raise Unavailable("the service is stopping and takes no new requests")
@@ -53,6 +57,7 @@ class Gate:
 
     def leave(self, passage: _Passage) -> None:
         self._in_flight.discard(passage)
+        passage.ended.set()
 
 
 class GateMiddleware:
@@ -105,6 +110,7 @@ class _Passage:
     def __init__(self, receive: Receive, send: Send) -> None:
         self.status = _CLIENT_LEFT
         self.started = False
+        self.ended = asyncio.Event()
         self._answered = False
         self._receive = receive
         self._send = send

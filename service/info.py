@@ -5,25 +5,20 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from service.device import DeviceInfo
 from service.engine import Engine
 from service.settings import Settings
 
 
 def describe(engine: Engine, settings: Settings) -> dict[str, Any]:
-    manifest, runtime, model = engine.manifest, engine.runtime, engine.manifest.model
+    manifest, model = engine.manifest, engine.manifest.model
     return {
         "name": manifest.name,
         "digest": manifest.digest,
         "created_at": manifest.created_at,
         "version": maeve_version(),
-        "runtime": {
-            "name": runtime.name,
-            "device": runtime.device,
-            "precision": runtime.precision,
-            "lanes": runtime.lanes,
-            "max_batch": engine.batcher.cap,
-            **runtime.details,
-        },
+        "runtime": _device(engine.device.infos[0]),
+        "devices": [_device(info) for info in engine.device.infos],
         "model": {
             "image_size": model.image_size,
             "patch_size": model.patch_size,
@@ -47,6 +42,17 @@ def describe(engine: Engine, settings: Settings) -> dict[str, Any]:
             for name in ("max_images", "max_body_bytes", "max_pixels", "max_queue", "timeout_ms")
         },
         "cache": {"memory": settings.cache_bytes > 0, "redis": None if engine.remote is None else engine.remote.up},
+    }
+
+
+def _device(info: DeviceInfo) -> dict[str, Any]:
+    return {
+        "name": info.runtime,
+        "device": info.device,
+        "precision": info.precision,
+        "lanes": info.lanes,
+        "max_batch": info.max_batch,
+        **info.details,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -46,6 +46,7 @@ class Metrics:
         self._requests, self._images = lru_cache(requests.labels), lru_cache(images.labels)
         self._request_seconds, self._stage_seconds = lru_cache(request_seconds.labels), lru_cache(stage_seconds.labels)
         self._batch_images = lru_cache(batch_images.labels)
+        self._watched: dict[str, Gauge] = {}
         self._info = Gauge(
             "maeve_bundle", "Always 1; the labels say what is served.",
             ["name", "digest", "runtime", "device", "precision"], registry=registry,
@@ -64,13 +65,17 @@ class Metrics:
     def batch(self, operation: str, num_images: int) -> None:
         self._batch_images(operation).observe(num_images)
 
-    def describe(self, *, name: str, digest: str, runtime: str, device: str, precision: str) -> None:
-        """Say what is served."""
-        self._info.labels(name, digest, runtime, device, precision).set(1)
+    def describe(self, name: str, digest: str, devices: Iterable[tuple[str, str, str]]) -> None:
+        """Say what is served from now on. `devices`: (runtime, device, precision) of each."""
+        self._info.clear()
+        for device in devices:
+            self._info.labels(name, digest, *device).set(1)
 
     def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """A gauge that calls `read` when it is scraped."""
-        Gauge(name, text, registry=self.registry).set_function(read)
+        """A gauge that calls `read` when it is scraped, the newest one that was given under this name."""
+        if name not in self._watched:
+            self._watched[name] = Gauge(name, text, registry=self.registry)
+        self._watched[name].set_function(read)
 
     def render(self) -> bytes:
         """The text format of Prometheus, version 0.0.4."""

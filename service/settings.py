@@ -22,6 +22,8 @@ from runtime import DEVICE_PATTERN, PrecisionName, Runtime, RuntimeName, open_ru
 
 PREFIX = "MAEVE_"
 
+_DEVICES = r"^(cpu|cuda(:\d+)?)(,(cpu|cuda(:\d+)?))*$"
+
 _Count = Annotated[int, Field(ge=1)]
 _Size = Annotated[int, Field(ge=0)]
 _Duration = Annotated[float, Field(gt=0)]
@@ -61,10 +63,20 @@ class Settings(BaseSettings):
         description="Where it runs: cpu, cuda, cuda:1; auto is a GPU if an installed engine can use one. "
         "A GPU asked for by name is never replaced by the CPU.",
     )
+    devices: Annotated[str, Field(pattern=_DEVICES)] | None = Field(
+        None,
+        description="Several, separated by commas, each with a process of its own: cuda:0,cuda:1; empty is device.",
+    )
     precision: PrecisionName = Field(
         "auto",
         description="What is computed in: fp32, bf16 (OpenVINO), fp16, int8; auto is the fastest of those in the "
         "bundle and on the device.",
+    )
+    workers: _Count = Field(
+        1, description="HTTP processes; more than one, or several devices, gives every device a process of its own."
+    )
+    stall_s: _Duration = Field(
+        30, description="A model call, or a silence of a device's process, that lasts longer counts as hung."
     )
     engine_cache: Path | None = Field(
         None, description="Folder where TensorRT keeps its engines; empty is maeve/engines in the user's cache folder."
@@ -87,6 +99,9 @@ class Settings(BaseSettings):
         30_000,
         description="Time a request may take, its upload included; then 504. X-Request-Timeout-Ms asks for less.",
     )
+    io_timeout_s: _Duration = Field(
+        20, description="Time for a client to send a request's headers, or to take the next part of an answer."
+    )
     drain_s: _Duration = Field(30, description="After SIGTERM, time for requests in flight; what is left gets 503.")
     keep_alive_s: _Count = Field(65, description="Time an idle connection is kept; above that of a proxy in front.")
     cache_bytes: _Size = Field(64 * 2**20, description="Memory for results in this process; 0 is no such cache.")
@@ -95,11 +110,31 @@ class Settings(BaseSettings):
     )
     redis_timeout_ms: _Duration = Field(50, description="Time one call to Redis may take; then it counts as a miss.")
     redis_ttl_s: _Count = Field(7 * 24 * 3600, description="How long Redis keeps a result.")
+    redis_prefix: str = Field("maeve", description="What every key in Redis begins with.")
+    image_urls: bool = Field(
+        default=False, description="Whether images may be named by https URLs on public addresses, which are fetched."
+    )
+    image_url_timeout_ms: _Duration = Field(5000, description="Time to fetch an image from its URL.")
+    api_keys: str | None = Field(
+        None,
+        description="Several keys, hashed: name:sha256, or name:sha256:rate with a limit of its own, separated by "
+        "commas; python -m service.keys NAME makes one.",
+    )
+    rate_limit: _Duration | None = Field(
+        None, description="Requests per second for each API key, in bursts of twice as many; empty is no limit."
+    )
+    cors_origins: str | None = Field(
+        None, description="Origins whose pages may call the service, separated by commas, or *; empty is none."
+    )
     api_key: SecretStr | None = Field(
         None, min_length=1, description="Key that requests must carry; empty asks for none. Environment only."
     )
     metrics_api_key: bool = Field(default=False, description="Whether /metrics asks for the API key too.")
     access_log: bool = Field(default=False, description="Whether to log a line for every request.")
+    log_format: Literal["text", "json"] = Field("text", description="One line of text, or of JSON, per record.")
+    traces: bool = Field(
+        default=False, description="Whether to send OpenTelemetry traces; the OTEL_* variables say where to."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
 
     @model_validator(mode="after")
@@ -150,7 +185,9 @@ def _describe(loc: tuple[int | str, ...], message: str, flags: Mapping[str, str]
 
 def _parser(fields: Mapping[str, FieldInfo]) -> argparse.ArgumentParser:
     """A flag for every setting but the key: the list of processes shows flags to everybody."""
-    parser = argparse.ArgumentParser(prog="python -m service", description="Serve a bundle over HTTP.")
+    parser = argparse.ArgumentParser(
+        prog="python -m service", description="Serve a bundle over HTTP.", allow_abbrev=False
+    )
     for name, field in fields.items():
         if name == "api_key":
             continue

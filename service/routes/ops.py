@@ -16,7 +16,7 @@ router = APIRouter(route_class=DirectRoute)
 @router.get("/livez")
 async def livez(request: Request) -> Response:
     """200 while the process can do work at all; 503 once it should be started anew."""
-    if not Call(request).engine.alive:
+    if Call(request).engine.device.stalled_s == float("inf"):
         raise Unavailable("a thread that runs the model has died")
     return encode.json({"status": "alive"})
 

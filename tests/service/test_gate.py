@@ -64,7 +64,7 @@ def test_while_draining_what_is_in_flight_is_finished_and_nothing_new_is_taken(f
 def test_a_dead_lane_is_noticed(fake_bundle: Bundle) -> None:
     with serving_fake(fake_bundle) as (served, _):
         assert served.http.get("/livez").status_code == 200
-        batcher = served.app.state.engine.batcher
+        batcher = served.app.state.engine.device._batcher
         asyncio.run_coroutine_threadsafe(batcher.close(), batcher._loop).result(10)  # as nothing else can end lanes
         for route in ("/livez", "/readyz"):
             assert served.http.get(route).status_code == 503
