@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
@@ -11,6 +12,7 @@ from starlette.types import ASGIApp
 from bundle.store import Bundle, load_bundle
 from runtime import Runtime
 from runtime.selfcheck import prove
+from service import schemas
 from service.decoding import Decoder
 from service.device import LocalDevice
 from service.engine import Engine
@@ -18,7 +20,7 @@ from service.gate import Gate, GateMiddleware
 from service.info import maeve_version
 from service.metrics import Metrics
 from service.programs import Programs
-from service.routes import classify, embed, ops, pages, reconstruct
+from service.routes import classify, embed, kserve, openai, ops, pages, reconstruct
 from service.settings import Settings
 
 _DESCRIPTION = "Embeds, classifies and reconstructs images with a Masked Autoencoder."
@@ -36,6 +38,12 @@ class Service(FastAPI):
         for middleware in reversed(self.user_middleware):
             app = middleware.cls(app, *middleware.args, **middleware.kwargs)
         return app
+
+    def openapi(self) -> dict[str, Any]:
+        """The document that /openapi.json answers with, made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = schemas.complete(super().openapi())
+        return self.openapi_schema
 
     async def adopt(self, engine: Engine | None) -> None:
         """Serve with `engine` from now on; None refuses work with 503. The one before is closed once the requests that
@@ -94,7 +102,8 @@ def create_app(
     app.state.settings, app.state.metrics, app.state.gate, app.state.engine = settings, metrics, gate, None
     metrics.watch("maeve_requests_in_flight", "Requests for work not answered yet.", lambda: gate.in_flight)
     app.add_middleware(GateMiddleware, gate=gate, settings=settings, metrics=metrics)
-    routers = (embed.router, classify.router, reconstruct.router, ops.router, pages.make_router())
+    work = (embed, classify, reconstruct, openai, kserve, ops)
+    routers = (*(module.router for module in work), pages.make_router())
     # Not include_router: it would keep the routers as they are, match every request in two steps, and do so last.
     app.router.routes[:0] = [route for router in routers for route in router.routes]
     return app

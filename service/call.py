@@ -7,23 +7,23 @@ the cores that the model needs.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import parse_qsl
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from bundle.errors import Unavailable
+from service.body import expect_type, read_body
 from service.engine import Answer, Engine
 from service.errors import BadParameter
 from service.gate import Gate
 from service.images import read_images
 from service.metrics import Metrics
+from service.options import M, validate
 from service.settings import Settings
 
-Q = TypeVar("Q", bound=BaseModel)
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 _RENDER_INLINE_VALUES = 2**15  # more values than this would hold up the event loop for milliseconds
@@ -68,7 +68,7 @@ class Call:
             raise Unavailable("the service is starting")
         return self._engine
 
-    def query(self, model: type[Q]) -> Q:
+    def query(self, model: type[M]) -> M:
         """The query parameters. BadParameter for the first that is unknown, given twice or out of range."""
         pairs = parse_qsl(self._request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
         params = dict(pairs)
@@ -76,10 +76,12 @@ class Call:
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
             raise BadParameter(f"{twice}: given more than once", param=twice)
-        try:
-            return model.model_validate(params)
-        except ValidationError as e:
-            raise _bad_parameter(e) from e
+        return validate(model, params)
+
+    async def body(self, *readable: str) -> bytes:
+        """The bytes of a body of one of these types, "" for none declared. Raises as `expect_type` and `read_body`."""
+        expect_type(self._request, readable)
+        return await read_body(self._request, self.settings.max_body_bytes)
 
     async def images(self, at_most: int | None = None) -> list[bytes]:
         """The encoded images of the body; up to the setting's number unless told otherwise. Raises as `read_images`."""
@@ -88,12 +90,3 @@ class Call:
     async def render(self, answer: Answer, work: Callable[[], Response]) -> Response:
         """Make the response here, or on another thread where it is a large one."""
         return work() if answer.num_values <= _RENDER_INLINE_VALUES else await self.engine.offload(work)
-
-
-def _bad_parameter(error: ValidationError) -> BadParameter:
-    """The first of the complaints."""
-    first = error.errors(include_url=False)[0]
-    param = ".".join(map(str, first["loc"])) or None
-    unknown = first["type"] == "extra_forbidden"
-    message = "unknown parameter" if unknown else first["msg"].removeprefix("Value error, ")
-    return BadParameter(f"{param}: {message}" if param else message, param=param)

@@ -111,9 +111,9 @@ def reconstruction(answer: Answer, masking: Masking, media_type: str, manifest: 
     return json(body, answer)
 
 
-def json(body: Mapping[str, Any], answer: Answer | None = None) -> Response:
+def json(body: Mapping[str, Any], answer: Answer | None = None, *, status: int = 200) -> Response:
     content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY, default=_contiguous)
-    return Response(content, 200, None if answer is None else _headers(answer), JSON)
+    return Response(content, status, None if answer is None else _headers(answer), JSON)
 
 
 def _contiguous(value: Any) -> Any:

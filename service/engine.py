@@ -30,7 +30,7 @@ from service.flights import Flight, Flights, all_landed
 from service.metrics import Metrics
 from service.offload import by_size
 from service.options import EmbedQuery, ReconstructQuery
-from service.programs import Item, PoolingName, Program
+from service.programs import FeatureName, Item, PoolingName, Program
 from service.reconstruct import encode_png
 from service.redis_store import RedisStore
 from service.settings import Settings
@@ -38,6 +38,7 @@ from service.settings import Settings
 T = TypeVar("T")
 
 Source = Literal["memory", "redis", "flight", "computed"]
+Sent = bytes | Item  # an encoded image, or one that brings its pixels or patches of its own
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,19 @@ class Engine:
         """Poolings one after the other, not normalised; see Programs.run. `deadline`: in the loop's time."""
         return await self._answer(images, self._embed_job(self.poolings(query), query.keep), deadline)
 
-    async def classify(self, images: Sequence[bytes], deadline: float) -> Answer:
-        """Logits. NotOffered if the bundle has no classifier."""
+    async def encode(self, images: Sequence[Sent], features: tuple[FeatureName, ...], deadline: float) -> Answer:
+        """Features one after the other, not normalised, of all patches or those that an Item names.
+
+        Items are of one number of patches. Encoded images share the cache with `embed`.
+        """
+        job = self._embed_job(features, 1.0)
+        if isinstance(images[0], Item):
+            ids = images[0].ids_keep
+            job = self._job(Program("embed", len(ids), features), ids, None, *features)
+        return await self._answer(images, job, deadline)
+
+    async def classify(self, images: Sequence[Sent], deadline: float) -> Answer:
+        """Logits; of pixels, where an Item holds some. NotOffered if the bundle has no classifier."""
         if not self.manifest.can_classify:
             raise NotOffered(f"the bundle {self.manifest.name} has no classifier")
         ids = keep_ids(self.manifest.model.num_patches, 1)
@@ -146,7 +158,7 @@ class Engine:
         if self.remote is not None:
             await self.remote.close()
 
-    def _make_embed_job(self, poolings: tuple[PoolingName, ...], keep: float) -> _Job:
+    def _make_embed_job(self, poolings: tuple[FeatureName, ...], keep: float) -> _Job:
         ids = keep_ids(self.manifest.model.num_patches, keep)
         return self._job(Program("embed", len(ids), poolings), ids, None, *poolings)
 
@@ -159,8 +171,8 @@ class Engine:
         )
         return _Job(program, ids_keep, ids_restore, context)
 
-    async def _answer(self, images: Sequence[bytes], job: _Job, deadline: float) -> Answer:
-        keys = await by_size(sum(map(len, images)), lambda: [image_key(job.context, image) for image in images])
+    async def _answer(self, images: Sequence[Sent], job: _Job, deadline: float) -> Answer:
+        keys = await by_size(sum(map(_num_bytes, images)), lambda: [_key(job.context, image) for image in images])
         found = [self.memory.get(key) for key in keys]
         self.admission.enter(len({k for k, v in zip(keys, found, strict=True) if v is None and k not in self._flights}))
         flights: dict[int, Flight[Outcome]] = {}
@@ -183,14 +195,14 @@ class Engine:
                 self._flights.leave(keys[i], flight)
         return self._account(job.program, outcomes)
 
-    def _board(self, key: str, image: bytes, job: _Job, deadline: float) -> Flight[Outcome]:
+    def _board(self, key: str, image: Sent, job: _Job, deadline: float) -> Flight[Outcome]:
         return self._flights.join(
             key,
             lambda: self._fetch(key, image, job, deadline),
             lambda task: self.admission.leave(finished=not task.cancelled()),
         )
 
-    async def _fetch(self, key: str, image: bytes, job: _Job, deadline: float) -> Outcome:
+    async def _fetch(self, key: str, image: Sent, job: _Job, deadline: float) -> Outcome:
         """From Redis, or by computing it."""
         start = time.perf_counter()
         if self.remote is not None:
@@ -199,8 +211,8 @@ class Engine:
                 self.memory.put(key, value)
                 return Outcome(value, "redis", {"cache": time.perf_counter() - start})
         looked_up = time.perf_counter()
-        item = Item(image, job.ids_keep, job.ids_restore)
-        if not self.device.decodes:
+        item = image if isinstance(image, Item) else Item(image, job.ids_keep, job.ids_restore)
+        if not self.device.decodes and isinstance(item.image, bytes):
             item = await self.offload(lambda: self._decoder(item))
         waited_s = time.perf_counter() - looked_up - item.decode_s  # for a decode thread
         done = await self.device.submit(job.program, item, deadline=deadline)
@@ -248,6 +260,20 @@ class Engine:
 def _remote(url: str, settings: Settings, metrics: Metrics) -> RemoteCache:
     store = RedisStore(url, timeout_s=settings.redis_timeout_ms / 1000, ttl_s=settings.redis_ttl_s)
     return RemoteCache(store, on_error=metrics.remote_errors.inc)
+
+
+def _num_bytes(image: Sent) -> int:
+    data = image.image if isinstance(image, Item) else image
+    return len(data) if isinstance(data, bytes) else data.nbytes
+
+
+def _key(context: str, image: Sent) -> str:
+    """The context has told the number of ids, so the two parts of an Item cannot be taken for others."""
+    if isinstance(image, bytes):
+        return image_key(context, image)
+    kind = "encoded" if isinstance(image.image, bytes) else "pixels"
+    data = image.ids_keep.tobytes() + (image.image if isinstance(image.image, bytes) else image.image.tobytes())
+    return image_key(f"{context}:{kind}", data)
 
 
 def _raise_failure(flight: Flight[Outcome], index: int) -> None:

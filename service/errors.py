@@ -1,10 +1,12 @@
-"""The one place where errors become HTTP. Every error has the shape {"error": {"type", "message", "param", "code"}}."""
+"""The one place where errors become HTTP. Every error has the shape {"error": {"type", "message", "param", "code"}}.
+
+Under /v2 the same four stand flat, with the message as `error`: its clients take nothing but a string there.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-from typing import Any
 
 import orjson
 from fastapi import Response
@@ -35,6 +37,10 @@ class NotOffered(MaeveError):
     """The bundle lacks the graph that the route needs (HTTP 404)."""
 
 
+class UnknownModel(MaeveError):
+    """The request names a model that is not the bundle served (HTTP 404)."""
+
+
 class NotAcceptable(MaeveError):
     """The route cannot answer in any of the types asked for (HTTP 406)."""
 
@@ -44,6 +50,7 @@ ERRORS: dict[type[MaeveError], tuple[int, str]] = {
     InvalidInput: (400, "invalid_input"),
     Unauthorized: (401, "unauthorized"),
     NotOffered: (404, "not_offered"),
+    UnknownModel: (404, "model_not_found"),
     NotAcceptable: (406, "not_acceptable"),
     TooLarge: (413, "too_large"),
     UnsupportedMedia: (415, "unsupported_media"),
@@ -57,22 +64,25 @@ INTERNAL = (500, "internal")
 HTTP_TYPES = {404: "not_found", 405: "method_not_allowed"}
 
 _UNAVAILABLE_RETRY_S = "1"
+_FLAT = "/v2"
+_MAX_MESSAGE, _MAX_PARAM = 500, 100
 
 
-def error_response(error: Exception) -> Response:
-    """The answer to any error that a request ended in: ours, the router's, or one that nobody foresaw."""
+def error_response(error: Exception, path: str) -> Response:
+    """The answer to any error that a request to `path` ended in: ours, the router's, or one that nobody foresaw."""
+    flat = path == _FLAT or path.startswith(f"{_FLAT}/")
     if isinstance(error, HTTPException):
         kind = HTTP_TYPES.get(error.status_code, "http_error")
-        return _response(error.status_code, kind, error.detail, None, dict(error.headers or {}))
+        return _response(flat, error.status_code, kind, error.detail, None, dict(error.headers or {}))
     status, kind = _classify(error)
     if status == INTERNAL[0]:
         log.error("request failed", exc_info=error)
-        return _response(status, kind, "the service failed on this request; its log says more")
+        return _response(flat, status, kind, "the service failed on this request; its log says more")
     index = error.index if isinstance(error, InvalidInput) else None
     param = error.param if isinstance(error, InvalidInput) else None
     if param is None and index is not None:
         param = f"images[{index}]"
-    return _response(status, kind, str(error), param, _headers(error))
+    return _response(flat, status, kind, str(error), param, _headers(error))
 
 
 def _classify(error: Exception) -> tuple[int, str]:
@@ -93,7 +103,13 @@ def _headers(error: Exception) -> dict[str, str]:
 
 
 def _response(
-    status: int, kind: str, message: str, param: str | None = None, headers: dict[str, str] | None = None
+    flat: bool, status: int, kind: str, message: str, param: str | None = None, headers: dict[str, str] | None = None
 ) -> Response:
-    error: dict[str, Any] = {"type": kind, "message": message, "param": param, "code": status}
-    return Response(orjson.dumps({"error": error}), status, headers, "application/json")
+    text, rest = _clip(message, _MAX_MESSAGE), {"param": param and _clip(param, _MAX_PARAM), "code": status}
+    body = {"error": text, "type": kind, **rest} if flat else {"error": {"type": kind, "message": text, **rest}}
+    return Response(orjson.dumps(body), status, headers, "application/json")
+
+
+def _clip(text: str, length: int) -> str:
+    """Messages quote what was sent, and that may be long."""
+    return text if len(text) <= length else text[: length - 3] + "..."

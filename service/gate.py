@@ -20,7 +20,10 @@ from service.metrics import Metrics
 from service.settings import Settings
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
-_OPEN = {"/", "/livez", "/readyz", "/metrics", "/info", "/docs", "/openapi.json"}  # never behind the key
+# never behind the key, and never refused while stopping
+OPEN = frozenset({
+    "/", "/livez", "/readyz", "/metrics", "/info", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready",
+})  # fmt: skip
 _CLIENT_LEFT = 499  # nobody reads it; nginx's number, for the metrics
 _UNROUTED = "unmatched"
 
@@ -68,13 +71,15 @@ class GateMiddleware:
         self._gate = gate
         self._timeout_ms = settings.timeout_ms
         self._key = settings.api_key.get_secret_value().encode() if settings.api_key else None
-        self._open = _OPEN - {"/metrics"} if settings.metrics_api_key else _OPEN
+        self._open = OPEN - {"/metrics"} if settings.metrics_api_key else OPEN
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # a copy: the server looks at its own, and leaves out the body
         start = time.perf_counter()
         passage = _Passage(receive, send)
         try:
@@ -91,7 +96,7 @@ class GateMiddleware:
         if self._key is not None and not is_open and not _carries(headers, self._key):
             raise Unauthorized("send the API key as Authorization: Bearer KEY, or as X-API-Key: KEY")
         timeout_s = _timeout_s(headers, self._timeout_ms)
-        if scope["path"] not in _OPEN:
+        if scope["path"] not in OPEN:
             self._gate.enter(passage)
         try:
             await passage.run(self._app, scope, timeout_s)
@@ -99,7 +104,7 @@ class GateMiddleware:
             self._gate.leave(passage)
 
     async def _answer(self, error: Exception, scope: Scope, passage: _Passage) -> None:
-        response = error_response(error)
+        response = error_response(error, scope["path"])
         if not passage.started:
             await response(scope, passage.receive, passage.send)
 
