@@ -321,7 +321,7 @@ def _numbers(tensor: InferInput, raw: memoryview | None) -> NDArray[Any]:
         raise _not_numbers(tensor) from e
     _check_size(tensor, array.size)
     info = np.iinfo(dtype)
-    fits = array.dtype.kind in "iu" and (array.size == 0 or (array.min() >= info.min and array.max() <= info.max))
+    fits = not array.size or (array.dtype.kind in "iu" and info.min <= array.min() and array.max() <= info.max)
     if not fits or list(array.shape) not in ([array.size], tensor.shape):
         raise _not_numbers(tensor)
     return array.astype(dtype).reshape(tensor.shape)
