@@ -96,7 +96,7 @@ def create_app(
 
     app = Service(
         title="Maeve", description=_DESCRIPTION, version=maeve_version(), lifespan=lifespan,
-        docs_url=None, redoc_url=None,
+        docs_url=None, redoc_url=None, redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # asked for at every request
     )  # fmt: skip
     app.state.settings, app.state.metrics, app.state.gate, app.state.engine = settings, metrics, gate, None

@@ -51,14 +51,16 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def parse_json(body: bytes, *, max_values: int) -> Any:
-    """BadParameter if it is not JSON, TooLarge if it may hold more than `max_values` values.
+def parse_json(body: bytes, *, max_values: int, max_keys: int) -> Any:
+    """BadParameter if it is not JSON, TooLarge if it may hold more than so many values, or keys of objects.
 
-    Values are counted by what stands between and before them, without parsing: two bytes of JSON can become a list of
-    56, and while millions of them are made nothing else in the process runs.
+    Both are counted by the signs beside them, without parsing: two bytes of JSON can become a list of 56, and while
+    millions of them are made, or complained of, nothing else in the process runs.
     """
     if body.count(b",") + body.count(b"[") + body.count(b"{") > max_values:
         raise TooLarge(f"the JSON has more than {max_values} values", param="body")
+    if body.count(b":") > max_keys:
+        raise TooLarge(f"the JSON has more than {max_keys} keys", param="body")
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as e:

@@ -47,7 +47,13 @@ async def read_images(request: Request, settings: Settings, *, max_images: int) 
 
 def parse_image_list(body: bytes, max_images: int) -> Any:
     """JSON that holds a list of images and little else. Raises as `parse_json`."""
-    return parse_json(body, max_values=_VALUES_PER_IMAGE * max_images + _OTHER_VALUES)
+    most = most_keys(max_images)
+    return parse_json(body, max_values=most, max_keys=most)
+
+
+def most_keys(max_images: int) -> int:
+    """Of a request of so many images in JSON, whatever its form."""
+    return _VALUES_PER_IMAGE * max_images + _OTHER_VALUES
 
 
 def from_texts(texts: Sequence[Any], max_images: int, *, param: str) -> list[bytes]:

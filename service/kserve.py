@@ -10,12 +10,11 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 from fastapi import Response
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from bundle.manifest import Manifest
 from bundle.masking import keep_ids
@@ -23,109 +22,20 @@ from service import encode
 from service.body import parse_json
 from service.engine import Answer, Engine, Sent
 from service.errors import BadParameter, UnknownModel
-from service.images import check_count, from_texts
+from service.images import check_count, from_texts, most_keys
+from service.kserve_shapes import FEATURES, INPUTS, LOGITS, InferInput, InferRequest
 from service.options import OCTETS, validate
 from service.programs import FeatureName, Item
 
 HEADER_LENGTH = "inference-header-content-length"
-_FEATURES: tuple[FeatureName, ...] = ("cls", "mean", "tokens")
-_LOGITS = "logits"
 
 # Numbers in JSON take ten times the memory and a hundred times the time of binary ones.
 _MAX_JSON_VALUES = 2**21
 
-_INPUTS = {"images": "BYTES", "pixels": "UINT8", "ids_keep": "INT64"}
 _LENGTH = struct.Struct("<I")
 _DTYPES: dict[str, np.dtype[np.integer[Any]]] = {"UINT8": np.dtype("u1"), "INT64": np.dtype("<i8")}
 
 Tensors = dict[str, NDArray[np.float32]]
-
-_Size = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class InputParameters(_Strict):
-    binary_data_size: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="Bytes of the tensor, which follow the JSON in the order of the inputs."
-    )
-
-
-class InferInput(_Strict):
-    name: str
-    shape: list[_Size]
-    datatype: str
-    parameters: InputParameters = InputParameters()
-    data: list[Any] | None = None
-
-
-class OutputParameters(_Strict):
-    binary_data: bool | None = None
-
-
-class InferOutput(_Strict):
-    name: str
-    parameters: OutputParameters = OutputParameters()
-
-
-class InferParameters(_Strict):
-    binary_data_output: bool = False
-
-
-class InferRequest(_Strict):
-    id: str | None = None
-    parameters: InferParameters = InferParameters()
-    inputs: list[InferInput]
-    outputs: list[InferOutput] | None = None
-
-
-class AnswerParameters(BaseModel):
-    binary_data_size: int
-
-
-class AnswerTensor(BaseModel):
-    name: str
-    datatype: Literal["FP32"]
-    shape: list[int]
-    parameters: AnswerParameters | None = None
-    data: list[float] | None = None
-
-
-class InferResponse(BaseModel):
-    model_name: str
-    model_version: str
-    id: str | None = None
-    outputs: list[AnswerTensor]
-
-
-class TensorMetadata(BaseModel):
-    name: str
-    datatype: Literal["BYTES", "UINT8", "INT64", "FP32"]
-    shape: list[int]
-
-
-class ModelMetadata(BaseModel):
-    name: str
-    versions: list[str]
-    platform: Literal["maeve"]
-    inputs: list[TensorMetadata]
-    outputs: list[TensorMetadata]
-
-
-class ServerMetadata(BaseModel):
-    name: Literal["maeve"]
-    version: str
-    extensions: list[str]
-
-
-class Live(BaseModel):
-    live: bool
-
-
-class Ready(BaseModel):
-    ready: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,11 +49,11 @@ class Inference:
 
     @property
     def features(self) -> tuple[FeatureName, ...]:
-        return tuple(name for name in _FEATURES if name in self.outputs)
+        return tuple(name for name in FEATURES if name in self.outputs)
 
     @property
     def wants_logits(self) -> bool:
-        return _LOGITS in self.outputs
+        return LOGITS in self.outputs
 
 
 def version(manifest: Manifest) -> str:
@@ -169,7 +79,7 @@ def describe(manifest: Manifest) -> dict[str, Any]:
     ]
     shapes: dict[str, tuple[int, ...]] = {"cls": (model.dim,), "mean": (model.dim,), "tokens": (-1, model.dim)}
     if manifest.num_classes is not None:
-        shapes[_LOGITS] = (manifest.num_classes,)
+        shapes[LOGITS] = (manifest.num_classes,)
     outputs = [_tensor(name, "FP32", -1, *shape) for name, shape in shapes.items()]
     return {
         "name": manifest.name, "versions": [version(manifest)], "platform": "maeve",
@@ -183,7 +93,8 @@ def read_request(body: bytes, header_length: str | None, manifest: Manifest, max
     Errors: BadParameter naming the tensor or field, TooLarge, and InvalidInput for an image in broken base64.
     """
     head, rest = _split(body, header_length)
-    request = validate(InferRequest, parse_json(head, max_values=_MAX_JSON_VALUES))
+    document = parse_json(head, max_values=_MAX_JSON_VALUES, max_keys=most_keys(max_images))
+    request = validate(InferRequest, document)
     tensors = _read_tensors(request.inputs, rest, max_images)
     images = _images(tensors, manifest)
     ids, num_keep = tensors.get("ids_keep"), manifest.model.num_patches
@@ -204,7 +115,7 @@ async def compute(asked: Inference, engine: Engine, deadline: float) -> tuple[An
         tensors |= _split_features(answers[0], asked, engine.manifest.model.dim)
     if asked.wants_logits:
         answers.append(await engine.classify(asked.images, deadline))
-        tensors[_LOGITS] = np.stack(answers[-1].values)  # [N, classes]
+        tensors[LOGITS] = np.stack(answers[-1].values)  # [N, classes]
     return _joined(answers), tensors
 
 
@@ -249,12 +160,12 @@ def _read_tensors(inputs: Sequence[InferInput], rest: memoryview, max_images: in
     tensors: dict[str, Any] = {}
     for tensor in inputs:
         name = tensor.name
-        if name not in _INPUTS:
-            raise BadParameter(f"inputs: no tensor is called {name!r}; there are {', '.join(_INPUTS)}", param="inputs")
+        if name not in INPUTS:
+            raise BadParameter(f"inputs: no tensor is called {name!r}; there are {', '.join(INPUTS)}", param="inputs")
         if name in tensors:
             raise BadParameter(f"inputs: {name} is there twice", param=name)
-        if tensor.datatype != _INPUTS[name]:
-            raise BadParameter(f"{name} must be {_INPUTS[name]}, got {tensor.datatype!r}", param=name)
+        if tensor.datatype != INPUTS[name]:
+            raise BadParameter(f"{name} must be {INPUTS[name]}, got {tensor.datatype!r}", param=name)
         if not tensor.shape or tensor.shape[0] == 0:
             raise BadParameter(f"{name} must have a shape that begins with the number of images", param=name)
         check_count(tensor.shape[0], max_images)
@@ -374,14 +285,14 @@ def _check_ids(ids: NDArray[np.int64], num_images: int, num_patches: int) -> Non
 def _outputs(request: InferRequest, manifest: Manifest, *, masked: bool) -> dict[str, bool]:
     """Name -> whether as binary; without a list, all that these inputs give."""
     classifies = manifest.can_classify and not masked
-    offered = (*_FEATURES, _LOGITS) if classifies else _FEATURES
+    offered = (*FEATURES, LOGITS) if classifies else FEATURES
     default = request.parameters.binary_data_output
     if not request.outputs:
         return dict.fromkeys(offered, default)
     outputs: dict[str, bool] = {}
     for output in request.outputs:
-        if output.name == _LOGITS and masked and manifest.can_classify:
-            raise BadParameter("logits are made of all patches: leave out ids_keep", param=_LOGITS)
+        if output.name == LOGITS and masked and manifest.can_classify:
+            raise BadParameter("logits are made of all patches: leave out ids_keep", param=LOGITS)
         if output.name not in offered:
             raise BadParameter(
                 f"outputs: no tensor is called {output.name!r}; there are {', '.join(offered)}", param="outputs"

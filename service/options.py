@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from service.errors import BadParameter, NotAcceptable
 from service.programs import PoolingName
@@ -24,6 +24,11 @@ NPY = "application/x-npy"
 PNG = "image/png"
 
 
+def _told_as_list(**item: Any) -> WithJsonSchema:
+    """For OpenAPI: values of this kind, each once, separated by commas."""
+    return WithJsonSchema({"type": "array", "items": item, "minItems": 1, "uniqueItems": True})
+
+
 class Query(BaseModel):
     """The parameters of a route that takes none; the others add theirs."""
 
@@ -33,7 +38,7 @@ class Query(BaseModel):
 class EmbedQuery(Query):
     """`pooling`: in the order of the answer, whatever the order asked for; empty is the bundle's default."""
 
-    pooling: str | None = Field(
+    pooling: Annotated[str | None, _told_as_list(enum=list(_POOLINGS))] = Field(
         None, description="cls, mean or patches, or several separated by commas; the bundle's own by default."
     )
     normalize: bool = Field(default=True, description="Whether every vector is scaled to length 1.")
@@ -64,7 +69,7 @@ class ReconstructQuery(Query):
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="Part of the patches to remove at random; 0.75 by default. Not together with mask."
     )
-    mask: str | None = Field(
+    mask: Annotated[str | None, _told_as_list(type="integer", minimum=0)] = Field(
         None, description="Indices of the patches to remove, row by row from 0, separated by commas."
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Chooses the random patches.")

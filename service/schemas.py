@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service import kserve, openai
+from service import kserve_shapes, openai
 from service.errors import ERRORS, INTERNAL
 from service.gate import OPEN
 from service.options import JSON, NPY, OCTETS, PNG
@@ -135,7 +135,7 @@ def takes_tensors(*path: str) -> dict[str, Any]:
         "description": "Bytes of JSON, where tensors in binary follow.",
         "schema": {"type": "integer", "minimum": 1},
     }  # fmt: skip
-    forms = {JSON: _reference(kserve.InferRequest), OCTETS: _BINARY}
+    forms = {JSON: _reference(kserve_shapes.InferRequest), OCTETS: _BINARY}
     return {"parameters": [*names(*path)["parameters"], length], **_body(forms)}
 
 
@@ -191,7 +191,7 @@ _KEYS = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "Where the service has a key."},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same."},
 }
-_REQUESTS: tuple[type[BaseModel], ...] = (openai.EmbeddingsRequest, kserve.InferRequest)
+_REQUESTS: tuple[type[BaseModel], ...] = (openai.EmbeddingsRequest, kserve_shapes.InferRequest)
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:

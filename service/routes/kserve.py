@@ -6,7 +6,7 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from service import encode, kserve, schemas
+from service import encode, kserve, kserve_shapes, schemas
 from service.call import Call, DirectRoute
 from service.info import maeve_version
 from service.offload import by_size
@@ -16,21 +16,21 @@ from service.routes import ops
 router = APIRouter(route_class=DirectRoute)
 
 
-@router.get("/v2", response_model=kserve.ServerMetadata)
+@router.get("/v2", response_model=kserve_shapes.ServerMetadata)
 async def server(request: Request) -> Response:
     """The server and its extensions of the protocol."""
     del request
     return encode.json({"name": "maeve", "version": maeve_version(), "extensions": ["binary_tensor_data"]})
 
 
-@router.get("/v2/health/live", response_model=kserve.Live)
+@router.get("/v2/health/live", response_model=kserve_shapes.Live)
 async def live(request: Request) -> Response:
     """As /livez."""
     answer = await ops.livez(request)
     return encode.json({"live": answer.status_code == 200}, status=answer.status_code)
 
 
-@router.get("/v2/health/ready", response_model=kserve.Ready)
+@router.get("/v2/health/ready", response_model=kserve_shapes.Ready)
 async def ready(request: Request) -> Response:
     """As /readyz."""
     answer = await ops.readyz(request)
@@ -39,13 +39,13 @@ async def ready(request: Request) -> Response:
 
 @router.get(
     "/v2/models/{model}",
-    response_model=kserve.ModelMetadata,
+    response_model=kserve_shapes.ModelMetadata,
     responses=schemas.flat_errors(404),
     openapi_extra=schemas.names("model"),
 )
 @router.get(
     "/v2/models/{model}/versions/{version}",
-    response_model=kserve.ModelMetadata,
+    response_model=kserve_shapes.ModelMetadata,
     responses=schemas.flat_errors(404),
     openapi_extra=schemas.names("model", "version"),
 )
@@ -58,13 +58,13 @@ async def metadata(request: Request) -> Response:
 
 @router.get(
     "/v2/models/{model}/ready",
-    response_model=kserve.Ready,
+    response_model=kserve_shapes.Ready,
     responses=schemas.flat_errors(404),
     openapi_extra=schemas.names("model"),
 )
 @router.get(
     "/v2/models/{model}/versions/{version}/ready",
-    response_model=kserve.Ready,
+    response_model=kserve_shapes.Ready,
     responses=schemas.flat_errors(404),
     openapi_extra=schemas.names("model", "version"),
 )
@@ -76,13 +76,13 @@ async def model_ready(request: Request) -> Response:
 
 @router.post(
     "/v2/models/{model}/infer",
-    response_model=kserve.InferResponse,
+    response_model=kserve_shapes.InferResponse,
     responses=schemas.INFER_ANSWERS,
     openapi_extra=schemas.takes_tensors("model"),
 )
 @router.post(
     "/v2/models/{model}/versions/{version}/infer",
-    response_model=kserve.InferResponse,
+    response_model=kserve_shapes.InferResponse,
     responses=schemas.INFER_ANSWERS,
     openapi_extra=schemas.takes_tensors("model", "version"),
 )

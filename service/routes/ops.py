@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from bundle.errors import Unavailable
@@ -29,7 +30,7 @@ async def readyz(request: Request) -> Response:
     return await livez(request)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """The text format of Prometheus."""
     return Response(Call(request).metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -210,7 +210,7 @@ IMAGE = {"name": "images", "datatype": "BYTES", "shape": [1], "data": [base64.b6
     ("body", "status", "param", "message"),
     [
         ({}, 422, "inputs", "inputs: Field required"),
-        ({"inputs": []}, 422, "inputs", "either images or pixels"),
+        ({"inputs": []}, 422, "inputs", "at least 1 item"),
         ({"inputs": [IMAGE, PIXELS]}, 422, "inputs", "either images or pixels"),
         ({"inputs": [IMAGE, IMAGE]}, 422, "images", "is there twice"),
         ({"inputs": [{**IMAGE, "name": "x"}]}, 422, "inputs", "no tensor is called 'x'"),

@@ -45,7 +45,8 @@ def test_the_package_gets_the_vectors_of_embed_in_order(client: openai.OpenAI, s
     answer = client.embeddings.create(model="fake", input=[data_uri(photo(1)), base64_of(photo(2))], user="me")
     assert [each.index for each in answer.data] == [0, 1]
     np.testing.assert_array_equal(
-        np.float32([each.embedding for each in answer.data]), np.float32(expected(served, photo(1), photo(2)))
+        np.array([each.embedding for each in answer.data], np.float32),
+        np.array(expected(served, photo(1), photo(2)), np.float32),
     )
     assert np.linalg.norm(answer.data[0].embedding) == pytest.approx(1, abs=1e-6)
     assert (answer.model, answer.object) == ("fake", "list")
