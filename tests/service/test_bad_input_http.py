@@ -168,11 +168,9 @@ def test_hostile_queries(served: Served, route: str, query: str, message: str) -
     [("/embed", "keep"), ("/reconstruct", "mask_ratio"), ("/reconstruct", "seed"), ("/classify", "top_k")],
 )
 @pytest.mark.parametrize(
-    "value", ["nan", "NaN", "inf", "-inf", "1e999", "-1e999", "-0", "0x10", "", " ", "1;2", "\ud7ff"]
+    "value", ["nan", "NaN", "inf", "-inf", "1e999", "-1e999", "-0.5", "0x10", "", " ", "1;2", "\ud7ff"]
 )
 def test_numbers_that_are_none(served: Served, route: str, name: str, value: str) -> None:
-    if (name, value) == ("seed", "-0"):
-        pytest.skip("that is 0, a good seed")
     answer = served.http.post(route, content=photo(1), params={name: value})
     check(answer, 422, "bad_parameter", f"{name}: ", name)
 
