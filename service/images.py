@@ -70,7 +70,8 @@ def from_texts(texts: Sequence[Any], max_images: int, *, param: str) -> list[byt
 def check_count(num_images: int, max_images: int) -> None:
     """TooLarge if a request has more images than it may."""
     if num_images > max_images:
-        raise TooLarge(f"more than {max_images} images in one request", param="images")
+        named = "image" if max_images == 1 else "images"
+        raise TooLarge(f"more than {max_images} {named} in one request", param="images")
 
 
 def _from_multipart(body: bytes, boundary: bytes | None, max_images: int) -> list[bytes]:

@@ -11,7 +11,11 @@ from bundle.store import Bundle
 from tests.service.helpers import serving_fake
 
 # Which of the inputs of a model go together, and which patches there are, no document can tell.
+# And 413 refuses as well as the statuses that a bad request may get by default.
 CONFIG = """
+[checks.negative_data_rejection]
+expected-statuses = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 429, "5xx"]
+
 [[operations]]
 include-path = ["/reconstruct", "/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"]
 checks.positive_data_acceptance.enabled = false
