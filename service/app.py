@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 from bundle.store import Bundle, load_bundle
 from runtime import Runtime
 from runtime.selfcheck import prove
+from service.call import DirectRouter
 from service.decoding import Decoder
 from service.device import LocalDevice
 from service.engine import Engine
@@ -32,7 +33,7 @@ class Service(FastAPI):
     """
 
     def build_middleware_stack(self) -> ASGIApp:
-        app: ASGIApp = self.router
+        app: ASGIApp = DirectRouter(self.router.routes, self.router)
         for middleware in reversed(self.user_middleware):
             app = middleware.cls(app, *middleware.args, **middleware.kwargs)
         return app

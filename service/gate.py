@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bundle.errors import DeadlineExceeded, MaeveError, Unavailable
 from service.errors import BadParameter, Unauthorized, error_response
+from service.headers import header
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -86,11 +87,10 @@ class GateMiddleware:
             self._metrics.request(route, passage.status, time.perf_counter() - start)
 
     async def _pass(self, scope: Scope, passage: _Passage) -> None:
-        headers = Headers(scope=scope)
         is_open = scope["path"] in self._open
-        if self._key is not None and not is_open and not _carries(headers, self._key):
+        if self._key is not None and not is_open and not _carries(Headers(scope=scope), self._key):
             raise Unauthorized("send the API key as Authorization: Bearer KEY, or as X-API-Key: KEY")
-        timeout_s = _timeout_s(headers, self._timeout_ms)
+        timeout_s = _timeout_s(scope, self._timeout_ms)
         if scope["path"] not in _OPEN:
             self._gate.enter(passage)
         try:
@@ -112,6 +112,7 @@ class _Passage:
         self.started = False
         self.ended = asyncio.Event()
         self._answered = False
+        self._body_read = False
         self._receive = receive
         self._send = send
         self._watcher: asyncio.Task[None] | None = None
@@ -156,9 +157,15 @@ class _Passage:
 
     async def receive(self) -> Message:
         message = await self._receive()
-        if message["type"] == "http.request" and not message.get("more_body", False) and self._watcher is None:
-            self._watcher = asyncio.create_task(self._watch())
+        if message["type"] == "http.request" and not message.get("more_body", False) and not self._body_read:
+            self._body_read = True
+            # Not at once: what a cache knows is answered before the loop's next turn, and needs no watcher.
+            asyncio.get_running_loop().call_soon(self._start_watching)
         return message
+
+    def _start_watching(self) -> None:
+        if self._task is not None and not self._answered:
+            self._watcher = asyncio.create_task(self._watch())
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -181,9 +188,9 @@ def _carries(headers: Headers, key: bytes) -> bool:
     return hmac.compare_digest(sent.strip().encode("latin-1"), key)
 
 
-def _timeout_s(headers: Headers, longest_ms: float) -> float:
+def _timeout_s(scope: Scope, longest_ms: float) -> float:
     """The service's limit, or less where the caller asks for less."""
-    text = headers.get(TIMEOUT_HEADER)
+    text = header(scope, TIMEOUT_HEADER.encode())
     if text is None:
         return longest_ms / 1000
     try:

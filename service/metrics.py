@@ -41,11 +41,19 @@ class Metrics:
         batch_images = Histogram(
             "maeve_batch_images", "Images per model call.", ["operation"], buckets=_BATCHES, registry=registry
         )
+        lookups = Counter(
+            "maeve_cache_requests", "Look-ups by tier (memory, redis) and outcome: hit, miss, error, bypass.",
+            ["tier", "outcome"], registry=registry,
+        )  # fmt: skip
+        redis_bytes = Counter(
+            "maeve_redis_bytes", "Bytes of results read from Redis and written to it.", ["direction"], registry=registry
+        )
         self.remote_errors = Counter("maeve_redis_errors", "Calls to Redis without an answer.", registry=registry)
         # finding a metric by its labels takes longer than counting; there are a few dozen of them
         self._requests, self._images = lru_cache(requests.labels), lru_cache(images.labels)
         self._request_seconds, self._stage_seconds = lru_cache(request_seconds.labels), lru_cache(stage_seconds.labels)
         self._batch_images = lru_cache(batch_images.labels)
+        self._lookups, self._redis_bytes = lru_cache(lookups.labels), lru_cache(redis_bytes.labels)
         self._watched: dict[str, Gauge] = {}
         self._info = Gauge(
             "maeve_bundle", "Always 1; the labels say what is served.",
@@ -56,8 +64,14 @@ class Metrics:
         self._requests(route, str(status)).inc()
         self._request_seconds(route).observe(seconds)
 
-    def image(self, operation: str, source: str) -> None:
-        self._images(operation, source).inc()
+    def image(self, operation: str, source: str, num_images: int = 1) -> None:
+        self._images(operation, source).inc(num_images)
+
+    def cache(self, tier: str, outcome: str, num_images: int = 1) -> None:
+        self._lookups(tier, outcome).inc(num_images)
+
+    def redis_bytes(self, direction: str, num_bytes: int) -> None:
+        self._redis_bytes(direction).inc(num_bytes)
 
     def stage(self, name: str, seconds: float) -> None:
         self._stage_seconds(name).observe(seconds)

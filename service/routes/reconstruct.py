@@ -26,5 +26,5 @@ async def reconstruct(request: Request) -> Response:
     media_type = negotiate(call.accept, (JSON, PNG))
     masking = engine.masking(query)
     [image] = await call.images(at_most=1)
-    answer = await engine.reconstruct(image, masking, call.deadline)
+    answer = await engine.reconstruct(image, masking, call.deadline, call.cache_policy)
     return await engine.offload(partial(encode.reconstruction, answer, masking, media_type, engine.manifest))
