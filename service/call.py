@@ -6,6 +6,7 @@ the cores that the model needs.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -21,6 +22,7 @@ from service.errors import BadParameter
 from service.gate import Gate
 from service.images import read_images
 from service.metrics import Metrics
+from service.record import Record
 from service.settings import Settings
 
 Q = TypeVar("Q", bound=BaseModel)
@@ -59,7 +61,19 @@ class Call:
         self.gate: Gate = state.gate
         self.accept: str | None = request.headers.get("accept")
         self.deadline: float = request.scope["maeve.deadline"]
+        self._record: Record = request.scope["maeve.record"]
         self._request = request
+
+    @property
+    def started(self) -> bool:
+        """Whether there has been an engine yet."""
+        started: bool = self._request.app.state.started
+        return started
+
+    @property
+    def served(self) -> Engine | None:
+        """The engine, or None while there is none."""
+        return self._engine
 
     @property
     def engine(self) -> Engine:
@@ -83,11 +97,22 @@ class Call:
 
     async def images(self, at_most: int | None = None) -> list[bytes]:
         """The encoded images of the body; up to the setting's number unless told otherwise. Raises as `read_images`."""
-        return await read_images(self._request, self.settings, max_images=at_most or self.settings.max_images)
+        start = time.perf_counter()
+        try:
+            images = await read_images(self._request, self.settings, max_images=at_most or self.settings.max_images)
+        finally:
+            self._record.stages["read"] = time.perf_counter() - start
+        self._record.num_images = len(images)
+        return images
 
-    async def render(self, answer: Answer, work: Callable[[], Response]) -> Response:
-        """Make the response here, or on another thread where it is a large one."""
-        return work() if answer.num_values <= _RENDER_INLINE_VALUES else await self.engine.offload(work)
+    async def render(self, answer: Answer, work: Callable[[], Response], *, heavy: bool = False) -> Response:
+        """Make the response here, or on another thread where it is a large one or `heavy` work."""
+        self._record.take(answer.stages, num_cached=sum(answer.cached))
+        start = time.perf_counter()
+        inline = answer.num_values <= _RENDER_INLINE_VALUES and not heavy
+        response = work() if inline else await self.engine.offload(work)
+        self._record.stages["encode"] = time.perf_counter() - start
+        return response
 
 
 def _bad_parameter(error: ValidationError) -> BadParameter:

@@ -60,8 +60,8 @@ def embeddings(
             "embeddings": first if single else tensors,
             "cached": answer.cached,
         }
-        return json(body, answer)
-    headers = _headers(answer) | {
+        return json(body)
+    headers = {
         "maeve-model": manifest.name,
         "maeve-digest": manifest.digest,
         "maeve-pooling": poolings[0],
@@ -88,14 +88,14 @@ def predictions(answer: Answer, top_k: int, bundle: Bundle) -> Response:
         ],
         "cached": answer.cached,
     }
-    return json(body, answer)
+    return json(body)
 
 
 def reconstruction(answer: Answer, masking: Masking, media_type: str, manifest: Manifest) -> Response:
     """Three pictures and the error, or the pictures side by side as one PNG."""
     pictures = make_pictures(answer.values[0], masking.mask, manifest)
     if media_type == PNG:
-        return Response(encode_png(pictures.side_by_side()), 200, _headers(answer), PNG)
+        return Response(encode_png(pictures.side_by_side()), 200, media_type=PNG)
     images = {name: getattr(pictures, name) for name in ("original", "masked", "reconstruction")}
     body = {
         "model": manifest.name,
@@ -108,12 +108,11 @@ def reconstruction(answer: Answer, masking: Masking, media_type: str, manifest: 
         "images": {name: b64encode(encode_png(picture)).decode() for name, picture in images.items()},
         "cached": answer.cached[0],
     }
-    return json(body, answer)
+    return json(body)
 
 
-def json(body: Mapping[str, Any], answer: Answer | None = None) -> Response:
-    content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY, default=_contiguous)
-    return Response(content, 200, None if answer is None else _headers(answer), JSON)
+def json(body: Mapping[str, Any]) -> Response:
+    return Response(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY, default=_contiguous), 200, media_type=JSON)
 
 
 def _contiguous(value: Any) -> Any:
@@ -121,12 +120,6 @@ def _contiguous(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return np.ascontiguousarray(value) if not value.flags.c_contiguous else value.tolist()
     raise TypeError(f"{type(value).__name__} has no JSON form")
-
-
-def _headers(answer: Answer) -> dict[str, str]:
-    """Server-Timing in milliseconds (https://www.w3.org/TR/server-timing/); for each stage, the slowest image's."""
-    stages = {"cache": 0.0, "decode": 0.0, "queue": 0.0, "infer": 0.0, **answer.stages}
-    return {"server-timing": ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in stages.items())}
 
 
 def _octets(tensor: Tensor) -> bytes:
