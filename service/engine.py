@@ -93,6 +93,7 @@ class Engine:
         self._flights: Flights[Outcome] = Flights()
         self.admission = Admission(settings.max_queue, held=lambda: device.held)
         self._watch()
+        metrics.watch("maeve_decode_threads", "Threads that decode images beside the model.", lambda: threads)
 
     async def embed(self, images: Sequence[bytes], query: EmbedQuery, deadline: float) -> Answer:
         """Poolings one after the other, not normalised; see Programs.run. `deadline`: in the loop's time."""
