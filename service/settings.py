@@ -179,9 +179,15 @@ def read_settings(argv: Sequence[str]) -> Settings:
 
     SettingsError naming the setting that is unknown or out of range; SystemExit for --help and unknown flags.
     """
+    return read_command(argv)[0]
+
+
+def read_command(argv: Sequence[str]) -> tuple[Settings, bool]:
+    """As `read_settings`, and whether --check was given."""
     flags = vars(_parser(Settings.model_fields).parse_args(argv))
+    only_check = flags.pop("check")
     try:
-        return Settings(**flags)
+        return Settings(**flags), only_check
     except ValidationError as e:
         raise SettingsError("; ".join(_describe(error["loc"], error["msg"], flags) for error in e.errors())) from e
 
@@ -197,6 +203,9 @@ def _parser(fields: Mapping[str, FieldInfo]) -> argparse.ArgumentParser:
     """A flag for every setting but the key: the list of processes shows flags to everybody."""
     parser = argparse.ArgumentParser(
         prog="python -m service", description="Serve a bundle over HTTP.", allow_abbrev=False
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="Open the bundle, prove it, say what would be served, and end."
     )
     for name, field in fields.items():
         if name == "api_key":
