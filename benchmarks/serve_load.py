@@ -120,6 +120,7 @@ class Contest:
                 ) as server:
                     rates[layout] = load(server.target, CLIENTS, self.args.seconds).rate
             except ServerFailed as e:
+                print(f"{layout}: {e}", flush=True)
                 why = e
         if why is not None and not rates:
             raise why
@@ -211,7 +212,7 @@ def _report(args: argparse.Namespace, bundle: Bundle, photos: list[bytes]) -> Re
     report.add("bundle", f"{bundle.manifest.name}: {size}, {args.precision}")
     report.add("images", f"{len(photos)} JPEGs, {statistics.mean(map(len, photos)) / 1000:.0f} kB on average")
     report.add("client", client_name())
-    report.add("ratios", f"at {args.at} clients, {args.rounds} rounds of {args.seconds:g} s at most")
+    report.add("ratios", f"at {args.at} clients, up to {args.rounds} rounds of {args.seconds:g} s and more")
     return report
 
 

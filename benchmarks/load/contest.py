@@ -19,6 +19,7 @@ from benchmarks.load.servers import Server, ServerFailed, running
 from benchmarks.load.wrk import load
 
 MIN_COSINE = 0.98  # resizing differs between libraries, the network does not
+_WAVES = 3  # answers to a client, at the limit's rate: in shorter loops the slow requests are cut off at the end
 _OPEN_SHARE = 0.7  # of a server's own most
 
 
@@ -105,12 +106,16 @@ def _cosine(a: NDArray[np.float64], b: NDArray[np.float32]) -> float:
 def closed_rounds(
     contestants: Sequence[Contestant], limits: Sequence[Limit], rounds: int, seconds: float, until: float
 ) -> None:
-    """Rounds of closed loops, in an order that alternates; none but the first begins that would not end by `until`."""
+    """Rounds of closed loops, in an order that alternates; none but the first begins that would not end by `until`.
+
+    A loop lasts `seconds`, and longer where its clients would not be answered a few times each.
+    """
 
     def one(contestant: Contestant) -> None:
         with running(contestant.server):
             for clients in contestant.levels:
-                outcome = load(contestant.server.target, clients, seconds)
+                lasting = max(seconds, _WAVES * clients / limits[0].rates[0])
+                outcome = load(contestant.server.target, clients, lasting)
                 contestant.closed.setdefault(clients, []).append(outcome)
                 contestant.server.settle()
 

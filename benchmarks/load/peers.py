@@ -38,6 +38,7 @@ class Peer:
         return self.packages[0].replace("==", " ")
 
 
+# uvloop: with a newer one MLServer's parallel workers find no event loop.
 PEERS = (
     Peer(
         "fastapi", "plain FastAPI + ONNX Runtime", ("fastapi==0.165.0", "uvicorn[standard]==0.54.0"), raw("/embed"),
@@ -48,7 +49,7 @@ PEERS = (
         "max_batch_size 8, batch_timeout 5 ms, raw bodies", ("python", "{servers}/litserve_server.py"),
     ),
     Peer(
-        "mlserver", "MLServer", ("mlserver==1.7.1",), open_inference("/v2/models/embed/infer"),
+        "mlserver", "MLServer", ("mlserver==1.7.1", "uvloop==0.21.0"), open_inference("/v2/models/embed/infer"),
         "max_batch_size 8, max_batch_time 5 ms, base64 in v2 JSON", ("python", "{servers}/mlserver_server.py"),
     ),
     Peer(

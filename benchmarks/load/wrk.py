@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def _outcome(command: list[str]) -> Outcome:
     return outcome_of(json.loads(last), usage.ru_utime + usage.ru_stime)
 
 
-def outcome_of(found: dict[str, float], cpu_s: float) -> Outcome:
+def outcome_of(found: Mapping[str, float], cpu_s: float) -> Outcome:
     """Of what the script tells."""
     bad = int(found["status"] + found["wrong"])
     answers = int(found["requests"]) - bad
