@@ -77,7 +77,7 @@ def draw(name: str, contestants: Sequence[Contestant], limit: Limit) -> str:
         axes.grid(alpha=0.3)
     left.set_ylim(bottom=0)
     right.set_yscale("log")
-    left.legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     RESULTS.mkdir(exist_ok=True)
     figure.savefig(RESULTS / f"{name}.png", dpi=100, metadata={"Software": None})
     return f"{name}.png"
