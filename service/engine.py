@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.errors import BundleError, InvalidInput
+from bundle.formats import default_formats, parse_formats
 from bundle.masking import Masking, keep_ids, masking_from_removed, random_masking
-from bundle.preprocess import MODES, preprocess
+from bundle.decode import MODES
+from bundle.preprocess import preprocess
 from bundle.store import Bundle
 from runtime import Runtime
 from runtime.cores import usable_cores
@@ -88,6 +90,7 @@ class Engine:
         self._metrics = metrics
         if manifest.model.channels not in MODES:
             raise BundleError(f"images of {manifest.model.channels} channels cannot be decoded, only {sorted(MODES)}")
+        self._formats = default_formats() if settings.formats is None else parse_formats(settings.formats)
         self._programs = Programs(manifest, runtime)
         max_batch = settings.max_batch or runtime.max_batch
         self.batcher: Batcher[Program, Item, Timed] = Batcher(self._run, lanes=runtime.lanes, max_batch=max_batch)
@@ -238,7 +241,8 @@ class Engine:
         assert isinstance(item.image, bytes)
         start = time.perf_counter()
         spec, channels = self.manifest.preprocess, self.manifest.model.channels
-        pixels = preprocess(item.image, spec, channels=channels, max_pixels=self._settings.max_pixels)
+        limit, formats = self._settings.max_pixels, self._formats
+        pixels = preprocess(item.image, spec, channels=channels, max_pixels=limit, formats=formats)
         return Item(pixels, item.ids_keep, item.ids_restore, time.perf_counter() - start)
 
     def _run(self, program: Program, items: list[Item]) -> list[Timed | Exception]:

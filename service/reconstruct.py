@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bundle.manifest import Manifest
-from bundle.preprocess import MODES
+from bundle.decode import MODES
 from service.cache import Vector
 
 _GREY = 127  # what a removed patch looks like

@@ -12,11 +12,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from bundle.preprocess import MAX_PIXELS
+from bundle.decode import MAX_PIXELS
+from bundle.formats import DEFAULT, parse_formats
 from bundle.store import Bundle
 from runtime import DEVICE_PATTERN, PrecisionName, Runtime, RuntimeName, open_runtime
 
@@ -25,6 +26,14 @@ PREFIX = "MAEVE_"
 _Count = Annotated[int, Field(ge=1)]
 _Size = Annotated[int, Field(ge=0)]
 _Duration = Annotated[float, Field(gt=0)]
+
+
+_DEFAULT_FORMATS = f"{', '.join(DEFAULT[:-1])}, and {DEFAULT[-1]}"
+
+
+def _check_formats(text: str) -> str:
+    parse_formats(text)
+    return text
 
 
 class SettingsError(ValueError):
@@ -89,6 +98,11 @@ class Settings(BaseSettings):
     )
     drain_s: _Duration = Field(30, description="After SIGTERM, time for requests in flight; what is left gets 503.")
     keep_alive_s: _Count = Field(65, description="Time an idle connection is kept; above that of a proxy in front.")
+    formats: Annotated[str, AfterValidator(_check_formats)] | None = Field(
+        None,
+        description="Image formats that are read, separated by commas; all is whatever Pillow decodes by itself; empty "
+        f"is {_DEFAULT_FORMATS} where pillow-heif is installed.",
+    )
     cache_bytes: _Size = Field(64 * 2**20, description="Memory for results in this process; 0 is no such cache.")
     redis_url: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://")] | None = Field(
         None, description="Redis that shares results between services, redis://host:6379/0; empty is none."

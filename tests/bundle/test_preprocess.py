@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from bundle.decode import decode_image, image_size, whole_picture
 from bundle.errors import InvalidInput, TooLarge, UnsupportedMedia
 from bundle.manifest import Preprocess
+from bundle.formats import DEFAULT
 from bundle.preprocess import (
-    FORMATS,
     center_crop,
-    decode_image,
-    image_size,
     preprocess,
     preprocess_array,
     preprocess_image,
@@ -301,7 +300,7 @@ def test_reduction_knows_that_the_image_lies_on_its_side() -> None:
 # Broken and hostile
 
 
-@pytest.mark.parametrize("format_", list(FORMATS))
+@pytest.mark.parametrize("format_", list(DEFAULT))
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
 def test_a_truncated_image_is_invalid_and_its_index_said(format_: str, part: float) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
@@ -361,7 +360,7 @@ def test_a_limit_above_pillows_own_holds() -> None:
 
 
 @given(
-    format_=st.sampled_from(list(FORMATS)),
+    format_=st.sampled_from(list(DEFAULT)),
     edits=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8),
 )
 @settings(max_examples=150, deadline=None)
