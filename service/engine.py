@@ -149,8 +149,7 @@ class Engine:
         """Decode one image of nothing: Pillow looks for its decoders at the first, which takes a moment."""
         channels = self.manifest.model.channels
         nothing = encode_png(np.zeros((1, 1, channels), np.uint8))
-        item = Item(nothing, np.empty(0, np.int64))
-        await self.offload(lambda: self._decode(item))
+        await self.offload(lambda: preprocess(nothing, self.manifest.preprocess, channels=channels))
 
     @property
     def alive(self) -> bool:
