@@ -28,6 +28,10 @@ MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's mode
 # 2 alone: those take longer than the next power. 5 does as well, but leaves so much less to resample that it pays.
 _EIGHTHS: Final = (1, 2, 4, 5)
 
+# libjpeg gives colour its full resolution at a part of the size where it is stored at all or half of it in both directions.
+# Stored otherwise (4:2:2, 4:1:1), it stays at half of what the brightness has or less.
+_WHOLE_COLOUR: Final = ("444", "420", "Gray")
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:
@@ -119,13 +123,16 @@ def _decode_jpeg(data: bytes, channels: int, max_pixels: int, target: Size | Non
     None where it finds anything to object to, a warning too: what becomes of such a file is Pillow's to say.
     """
     try:
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colorspace, subsampling = simplejpeg.decode_jpeg_header(data)
         if colorspace not in ("YCbCr", "RGB", "Gray"):
             return None
         _check_pixels(width, height, max_pixels, index)
         # Pillow parses EXIF, but its look at a file takes a tenth of the time of a small picture: only where there is any.
         orientation = _orientation(open_as("JPEG", data)) if _has_app1(data) else 1
-        eighths = 8 if target is None else _eighths((height, width), upright_size(target, orientation))
+        eighths = 8
+        if target is not None:
+            times = 1 if subsampling in _WHOLE_COLOUR else 2
+            eighths = _eighths((height, width), upright_size(target, orientation), times)
         as_grey = channels == 1 or colorspace == "Gray"
         pixels = simplejpeg.decode_jpeg(
             data,
@@ -142,12 +149,12 @@ def _decode_jpeg(data: bytes, channels: int, max_pixels: int, target: Size | Non
     return Picture(image.convert(MODES[channels]), extent, orientation, (height, width), is_jpeg=True)
 
 
-def _eighths(size: Size, target: Size) -> int:
-    """The smallest part of the picture that still covers `target`.
+def _eighths(size: Size, target: Size, times: int) -> int:
+    """The smallest part of the picture that still covers `target` that many times.
 
     8 for less than 8 pixels, where two parts may give the same size.
     """
-    scale = min(size[0] / target[0], size[1] / target[1])
+    scale = min(size[0] / target[0], size[1] / target[1]) / times
     return next((part for part in _EIGHTHS if part * scale >= 8), 8) if max(size) >= 8 else 8
 
 

@@ -114,6 +114,11 @@ def test_the_part_that_is_decoded_is_the_smallest_that_covers(size: tuple[int, i
     assert decoded.size == size
 
 
+def test_colour_that_does_not_scale_along_is_decoded_larger() -> None:
+    data = jpeg(Image.new("RGB", (1600, 1200)), subsampling=1)  # 4:2:2
+    assert decode_image(data, channels=3, target=(150, 150)).image.size == (400, 300)
+
+
 def test_the_part_is_chosen_upright() -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
