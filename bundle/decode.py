@@ -24,12 +24,12 @@ MAX_PIXELS: Final = 50_000_000
 
 MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's mode
 
-# Eighths of its size at which a JPEG may be decoded. libjpeg-turbo knows 3, 6 and 7 too, but has fast code for powers of
-# 2 alone: those take longer than the next power. 5 does as well, but leaves so much less to resample that it pays.
+# Eighths of its size at which a JPEG may be decoded. libjpeg-turbo knows 3, 6 and 7 too, but has fast code for powers
+# of 2 alone: those take longer than the next power. So does 5, but it leaves so much less to resample that it pays.
 _EIGHTHS: Final = (1, 2, 4, 5)
 
-# libjpeg gives colour its full resolution at a part of the size where it is stored at all or half of it in both directions.
-# Stored otherwise (4:2:2, 4:1:1), it stays at half of what the brightness has or less.
+# How colour may be stored for libjpeg to give it, at a part of the size, the resolution that the brightness has: at all
+# or half of it in both directions. Stored otherwise (4:2:2, 4:1:1), it has half of that or less.
 _WHOLE_COLOUR: Final = ("444", "420", "Gray")
 
 
@@ -37,8 +37,8 @@ _WHOLE_COLOUR: Final = ("444", "420", "Gray")
 class Picture:
     """Decoded pixels, not yet upright.
 
-    image: as stored. extent: (height, width) of the picture in pixels of `image`; where a JPEG was decoded at a fraction
-    of its size, the last row and column may reach beyond the picture by a part of a pixel. orientation: EXIF's, 1 to 8.
+    image: as stored. extent: (height, width) of the picture in pixels of `image`; where a JPEG was decoded at a part of
+    its size, the last row and column may reach beyond the picture by a part of a pixel. orientation: EXIF's, 1 to 8.
     full_size: of the file, as stored. is_jpeg: whether it was one.
     """
 
@@ -90,7 +90,8 @@ def decode_image(
         if picture is not None:
             return picture
     image = _open(data, names, max_pixels, index)
-    full_size = extent = (image.height, image.width)
+    full_size = (image.height, image.width)
+    extent: tuple[float, float] = full_size
     try:
         is_jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
         if target is not None and is_jpeg:
@@ -127,7 +128,7 @@ def _decode_jpeg(data: bytes, channels: int, max_pixels: int, target: Size | Non
         if colorspace not in ("YCbCr", "RGB", "Gray"):
             return None
         _check_pixels(width, height, max_pixels, index)
-        # Pillow parses EXIF, but its look at a file takes a tenth of the time of a small picture: only where there is any.
+        # Pillow parses EXIF, but its look at a file costs a tenth of a small picture: only where there is any.
         orientation = _orientation(open_as("JPEG", data)) if _has_app1(data) else 1
         eighths = 8
         if target is not None:
@@ -186,7 +187,8 @@ def _open(data: bytes, names: Sequence[str], max_pixels: int | None, index: int)
     """Read the header alone, and hold the size that it declares against the limit."""
     if names == ["PNG"] and data[12:16] == b"IHDR" and len(data) >= 24:
         # Pillow opens a PNG only up to its pixels, through chunks of any length; the size stands before them all.
-        _check_pixels(*struct.unpack_from(">II", data, 16), max_pixels, index)
+        width, height = struct.unpack_from(">II", data, 16)
+        _check_pixels(width, height, max_pixels, index)
     failure = None
     for name in names:
         try:

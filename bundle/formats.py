@@ -121,7 +121,7 @@ def open_as(name: str, data: bytes) -> ImageFile.ImageFile:
     Not Image.open: it holds the size against a limit of its own, which warns or raises by the process's settings.
     """
     if name == "HEIF":
-        from pillow_heif import HeifImageFile  # noqa: PLC0415 - not everybody has it
+        from pillow_heif import HeifImageFile  # not everybody has it
 
         opened: ImageFile.ImageFile = HeifImageFile(BytesIO(data), "")
         return opened

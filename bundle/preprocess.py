@@ -1,6 +1,7 @@
 """From an encoded image to the network's uint8 pixels: ONE function for training's evaluation, the service and bulk.
 
-Conventions: those of `bundle.decode`; EXIF orientation is applied. Sizes are (height, width) in pixels, arrays [H, W, C].
+Conventions: those of `bundle.decode`; EXIF orientation is applied. Sizes are (height, width) in pixels, arrays
+[H, W, C].
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from bundle.manifest import Preprocess, Size
 
 _RESAMPLING: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
-# Between these reductions of a JPEG its DCT saves nothing or little. There Pillow's HAMMING stands in for the bicubic: half
-# as many taps, and hardly less sharp (docs/decisions/0060-decoding.md).
+# Between these reductions of a JPEG its DCT saves nothing or little. There Pillow's HAMMING stands in for the bicubic:
+# half as many taps, and hardly less sharp (docs/decisions/0060-decoding.md).
 _HAMMING_FROM, _HAMMING_BELOW = 4 / 3, 2
 
 # EXIF orientation -> what brings the image upright (Exif 2.32, tag 0x0112)
@@ -56,9 +57,9 @@ def preprocess(
 def preprocess_picture(picture: Picture, spec: Preprocess) -> NDArray[np.uint8]:
     """Scale until the picture covers `spec.resize`, keeping its aspect, and cut `spec.crop` from the centre.
 
-    Returns uint8 [H, W, C], upright. The cut to `spec.resize` is made in the same step as the scaling, so no more pixels
-    than those are ever computed: a strip of 1 x 50,000 pixels costs what a square costs. Then whole pixels are cut, see
-    `center_crop`.
+    Returns uint8 [H, W, C], upright. The cut to `spec.resize` is made in the same step as the scaling, so no more
+    pixels than those are ever computed: a strip of 1 x 50,000 pixels costs what a square costs. Then whole pixels are
+    cut, see `center_crop`.
     """
     return np.ascontiguousarray(center_crop(_cover(picture, spec), spec.crop))
 

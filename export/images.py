@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.arrays import read_npz
+from bundle.decode import MODES
 from bundle.errors import InvalidInput
 from bundle.manifest import Preprocess
-from bundle.decode import MODES
 from bundle.preprocess import preprocess
 from export.errors import ExportError
 

@@ -17,10 +17,10 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from bundle.decode import MODES
 from bundle.errors import BundleError, InvalidInput
 from bundle.formats import default_formats, parse_formats
 from bundle.masking import Masking, keep_ids, masking_from_removed, random_masking
-from bundle.decode import MODES
 from bundle.preprocess import preprocess
 from bundle.store import Bundle
 from runtime import Runtime

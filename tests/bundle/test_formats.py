@@ -75,7 +75,7 @@ def test_names_are_taken_in_any_case_and_by_their_usual_endings() -> None:
 
 
 def test_a_format_that_is_not_allowed_is_unsupported() -> None:
-    with pytest.raises(UnsupportedMedia, match="none of the types that are read: JPEG$"):
+    with pytest.raises(UnsupportedMedia, match=r"none of the types that are read: JPEG$"):
         preprocess(encode(picture(), "PNG"), SPEC, formats=["JPEG"])
 
 

@@ -18,8 +18,8 @@ from PIL import ExifTags, Image
 
 from bundle.decode import decode_image, image_size
 from bundle.errors import InvalidInput, TooLarge, UnsupportedMedia
-from bundle.manifest import Preprocess
 from bundle.formats import ALL, DEFAULT
+from bundle.manifest import Preprocess
 from bundle.preprocess import (
     center_crop,
     preprocess,
