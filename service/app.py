@@ -56,6 +56,7 @@ def local_device(bundle: Bundle, runtime: Runtime, settings: Settings, metrics: 
     return LocalDevice(
         Programs(bundle.manifest, runtime), runtime, metrics, max_batch=settings.max_batch or runtime.max_batch,
         decoder=Decoder(bundle.manifest, max_pixels=settings.max_pixels) if on_lanes else None,
+        stall_s=settings.stall_s,
     )  # fmt: skip
 
 

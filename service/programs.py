@@ -19,6 +19,7 @@ from runtime import Arrays, Runtime
 from service.cache import Vector
 
 PoolingName = Literal["cls", "mean", "patches"]
+Operation = Literal["embed", "classify", "reconstruct"]
 _OUTPUTS: dict[PoolingName, str] = {"cls": "cls", "mean": "mean", "patches": "tokens"}  # of the encoder's graph
 
 
@@ -26,7 +27,7 @@ _OUTPUTS: dict[PoolingName, str] = {"cls": "cls", "mean": "mean", "patches": "to
 class Program:
     """Images of equal programs may share a batch. `num_keep`: K, the patches that the encoder sees."""
 
-    operation: Literal["embed", "classify", "reconstruct"]
+    operation: Operation
     num_keep: int
     poolings: tuple[PoolingName, ...] = ()
 
