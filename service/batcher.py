@@ -115,7 +115,7 @@ class Batcher(Generic[K, I, R]):
     @property
     def alive(self) -> bool:
         """Whether every lane's thread runs."""
-        return all(lane.is_alive() for lane in self._lanes)
+        return self._num_running == len(self._lanes)
 
     @property
     def ended(self) -> bool:
@@ -267,7 +267,7 @@ class Batcher(Generic[K, I, R]):
         if self._window is not None:
             size = min(size, self._window - self._ahead[kind])
         below = max((bucket for bucket in self._buckets if bucket <= size), default=size)
-        above = min((bucket for bucket in self._buckets if bucket >= size), default=below)
+        above = min((bucket for bucket in self._buckets if bucket >= size), default=float("inf"))
         return size if size >= _FULL_ENOUGH * above else below
 
     def _execute(self, batch: _Batch[K, I]) -> None:

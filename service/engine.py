@@ -264,9 +264,9 @@ class Engine:
         devices = [(info.runtime, info.device, info.precision) for info in self.device.infos]
         self._metrics.describe(self.manifest.name, self.manifest.digest, devices)
         watch("maeve_pending_images", "Images waiting or being worked on.", lambda: self.admission.pending)
-        drain_s = self.admission.drain_s
+        drain_s, cap = self.admission.drain_s, self._batch_cap
         watch("maeve_drain_seconds", "When the pending images will be done, at the present pace.", drain_s)
-        watch("maeve_batch_cap", "Most images per model call, as of now.", self._batch_cap)
+        watch("maeve_batch_cap", "Most images per model call, as of now; of the operation that may have fewest.", cap)
         watch("maeve_cache_bytes", "Memory taken by results in this process.", lambda: self.memory.num_bytes)
         watch("maeve_cache_entries", "Results in this process.", lambda: len(self.memory))
         watch("maeve_redis_up", "1 while Redis is in use and answers.", lambda: bool(self.remote and self.remote.up))
