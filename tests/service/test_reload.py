@@ -98,7 +98,7 @@ def test_no_request_fails_and_each_gets_one_bundle_s_vector(
 
         def ask(worker: int) -> list[tuple[int, httpx.Response]]:
             with httpx.Client(base_url=service.url, timeout=20, trust_env=False) as http:
-                got = []
+                got: list[tuple[int, httpx.Response]] = []
                 while not over.is_set():
                     seed = 10 * worker + len(got) % 10
                     got.append((seed, http.post("/embed?normalize=false", content=photo(seed))))
