@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from bundle.store import Bundle
 from runtime import Runtime
+from service.call import DirectRouter
 from service.engine import Engine
 from service.gate import Gate, GateMiddleware
 from service.info import maeve_version
@@ -32,7 +33,7 @@ class Service(FastAPI):
     """
 
     def build_middleware_stack(self) -> ASGIApp:
-        app: ASGIApp = self.router
+        app: ASGIApp = DirectRouter(self.router.routes, self.router)
         for middleware in reversed(self.user_middleware):
             app = middleware.cls(app, *middleware.args, **middleware.kwargs)
         return app

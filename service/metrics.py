@@ -67,6 +67,13 @@ class Metrics:
         busy_seconds = self._counter(
             "maeve_device_busy_seconds", "Time that the device's lanes spent in calls, of all lanes together.", "device"
         )
+        lookups = self._counter(
+            "maeve_cache_requests", "Look-ups by tier (memory, redis) and outcome: hit, miss, error, bypass.",
+            "tier", "outcome",
+        )  # fmt: skip
+        redis_bytes = self._counter(
+            "maeve_redis_bytes", "Bytes of results read from Redis and written to it.", "direction"
+        )
         self.remote_errors = self._counter("maeve_redis_errors", "Calls to Redis without an answer.")
         restarts = self._counter("maeve_restarts", "Processes that were started again: device, worker.", "process")
         reloads = self._counter(
@@ -76,6 +83,7 @@ class Metrics:
         self._requests, self._request_seconds = lru_cache(requests.labels), lru_cache(request_seconds.labels)
         self._errors, self._images = lru_cache(errors.labels), lru_cache(images.labels)
         self._stage_seconds, self._batch_images = lru_cache(stage_seconds.labels), lru_cache(batch_images.labels)
+        self._lookups, self._redis_bytes = lru_cache(lookups.labels), lru_cache(redis_bytes.labels)
         self._busy_seconds = lru_cache(busy_seconds.labels)
         self._restarts, self._reloads = restarts.labels, reloads.labels
         self._watched: dict[str, Gauge] = {}
@@ -98,8 +106,14 @@ class Metrics:
     def error(self, kind: str) -> None:
         self._errors(kind).inc()
 
-    def image(self, operation: str, source: str) -> None:
-        self._images(operation, source).inc()
+    def image(self, operation: str, source: str, num_images: int = 1) -> None:
+        self._images(operation, source).inc(num_images)
+
+    def cache(self, tier: str, outcome: str, num_images: int = 1) -> None:
+        self._lookups(tier, outcome).inc(num_images)
+
+    def redis_bytes(self, direction: str, num_bytes: int) -> None:
+        self._redis_bytes(direction).inc(num_bytes)
 
     def stage(self, name: str, seconds: float) -> None:
         self._stage_seconds(name).observe(seconds)

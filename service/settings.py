@@ -12,13 +12,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bundle.preprocess import MAX_PIXELS
 from bundle.store import Bundle
 from runtime import DEVICE_PATTERN, PrecisionName, Runtime, RuntimeName, open_runtime
+from service.redis_url import parse_redis_url
 
 PREFIX = "MAEVE_"
 
@@ -27,6 +28,11 @@ _DEVICES = r"^(cpu|cuda(:\d+)?)(,(cpu|cuda(:\d+)?))*$"
 _Count = Annotated[int, Field(ge=1)]
 _Size = Annotated[int, Field(ge=0)]
 _Duration = Annotated[float, Field(gt=0)]
+
+
+def _redis_url(url: str) -> str:
+    parse_redis_url(url)
+    return url
 
 
 class SettingsError(ValueError):
@@ -105,12 +111,16 @@ class Settings(BaseSettings):
     drain_s: _Duration = Field(30, description="After SIGTERM, time for requests in flight; what is left gets 503.")
     keep_alive_s: _Count = Field(65, description="Time an idle connection is kept; above that of a proxy in front.")
     cache_bytes: _Size = Field(64 * 2**20, description="Memory for results in this process; 0 is no such cache.")
-    redis_url: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://")] | None = Field(
-        None, description="Redis that shares results between services, redis://host:6379/0; empty is none."
+    redis_url: Annotated[str, AfterValidator(_redis_url)] | None = Field(
+        None,
+        description="Redis that shares results between services: redis://host:6379/0, rediss:// for TLS, "
+        "redis+sentinel://host:26379,host2:26379/master, redis+cluster://host:6379,host2:6379; empty is none.",
     )
     redis_timeout_ms: _Duration = Field(50, description="Time one call to Redis may take; then it counts as a miss.")
     redis_ttl_s: _Count = Field(7 * 24 * 3600, description="How long Redis keeps a result.")
-    redis_prefix: str = Field("maeve", description="What every key in Redis begins with.")
+    redis_prefix: Annotated[str, Field(pattern=r"^[\w.:/{}-]{1,64}$")] = Field(
+        "maeve", description="What every key in Redis begins with, before a colon."
+    )
     image_urls: bool = Field(
         default=False, description="Whether images may be named by https URLs on public addresses, which are fetched."
     )
