@@ -83,10 +83,10 @@ class Call:
     def __init__(self, request: Request) -> None:
         self._state = state = request.scope["app"].state
         self._engine: Engine | None = state.engine
-        self._record: Record = request.scope["maeve.record"]
         self._request = request
         self.accept: str | None = header(request.scope, b"accept")
         self.deadline: float = request.scope["maeve.deadline"]
+        self._record: Record = request.scope["maeve.record"]
 
     @property
     def settings(self) -> Settings:

@@ -151,9 +151,9 @@ class _Passage:
         self._record = record
         self._gate = gate
         self._answered = False
-        self._body_read = False
         self._receive = receive
         self._send = send
+        self._watch_soon: asyncio.Handle | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._cut = False
@@ -196,15 +196,10 @@ class _Passage:
 
     async def receive(self) -> Message:
         message = await self._receive()
-        if message["type"] == "http.request" and not message.get("more_body", False) and not self._body_read:
-            self._body_read = True
-            # Not at once: what a cache knows is answered before the loop's next turn, and needs no watcher.
-            asyncio.get_running_loop().call_soon(self._start_watching)
+        if message["type"] == "http.request" and not message.get("more_body", False) and self._watch_soon is None:
+            # A cached result is answered before the loop turns, and needs no task that watches its client
+            self._watch_soon = asyncio.get_running_loop().call_soon(self._start_watching)
         return message
-
-    def _start_watching(self) -> None:
-        if self._task is not None and not self._answered:
-            self._watcher = asyncio.create_task(self._watch())
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -223,6 +218,10 @@ class _Passage:
             yield b"server-timing", self._record.server_timing()
         if self._gate.draining:  # what comes next must find another service
             yield b"connection", b"close"
+
+    def _start_watching(self) -> None:
+        if self._task is not None and not self._answered:
+            self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
         """After the body's end the next message can only be that the client has left, or has its answer."""

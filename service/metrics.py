@@ -83,8 +83,8 @@ class Metrics:
         self._requests, self._request_seconds = lru_cache(requests.labels), lru_cache(request_seconds.labels)
         self._errors, self._images = lru_cache(errors.labels), lru_cache(images.labels)
         self._stage_seconds, self._batch_images = lru_cache(stage_seconds.labels), lru_cache(batch_images.labels)
-        self._lookups, self._redis_bytes = lru_cache(lookups.labels), lru_cache(redis_bytes.labels)
         self._busy_seconds = lru_cache(busy_seconds.labels)
+        self._lookups, self._redis_bytes = lru_cache(lookups.labels), lru_cache(redis_bytes.labels)
         self._restarts, self._reloads = restarts.labels, reloads.labels
         self._watched: dict[str, Gauge] = {}
         self._reads: dict[tuple[str, ...], tuple[Gauge, Callable[[], float]]] = {}
