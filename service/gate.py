@@ -106,7 +106,9 @@ class GateMiddleware:
         except Exception as e:  # noqa: BLE001 - the outermost place: every error gets an answer
             await self._answer(e, scope, passage)
         finally:
-            self._account(scope, headers, record)
+            self._account(scope, record)
+            if self._tracing is not None and passage.works:
+                self._tracing.tell(record, headers)
 
     async def _pass(self, scope: Scope, headers: dict[bytes, bytes], passage: _Passage) -> None:
         if self._key is not None and scope["path"] not in self._open and not _carries(headers, self._key):
@@ -127,7 +129,7 @@ class GateMiddleware:
         if not passage.started:
             await response(scope, passage.receive, passage.send)
 
-    def _account(self, scope: Scope, headers: dict[bytes, bytes], record: Record) -> None:
+    def _account(self, scope: Scope, record: Record) -> None:
         record.end(getattr(scope.get("route"), "path", UNROUTED))
         self._metrics.request(record.route, record.status, record.seconds)
         for stage in ("read", "encode"):
@@ -135,8 +137,6 @@ class GateMiddleware:
                 self._metrics.stage(stage, record.stages[stage])
         if self._logs:
             access_log.info("%s", record, extra={"request": record})
-        if self._tracing is not None:
-            self._tracing.tell(record, headers)
 
 
 class _Passage:
