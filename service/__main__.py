@@ -17,6 +17,7 @@ from bundle.store import load_bundle
 from runtime.selfcheck import prove
 from service.app import create_app
 from service.gate import Gate
+from service.protocol import server_options
 from service.settings import Settings, SettingsError, read_settings
 
 log = logging.getLogger("service")
@@ -81,14 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
-        ws="none",
         lifespan="on",
         log_config=None,
         access_log=settings.access_log,
-        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=_ABORT_GRACE_S,
-        server_header=False,
+        **server_options(settings),
     )
     DrainingServer(config, app.state.gate, settings.drain_s).run()
     return 0
