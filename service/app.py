@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 from bundle.store import Bundle, load_bundle
 from runtime import Runtime
 from runtime.selfcheck import prove
+from service.cors import Cors, parse_origins
 from service.decoding import Decoder
 from service.device import LocalDevice
 from service.engine import Engine
@@ -94,6 +95,8 @@ def create_app(
     app.state.settings, app.state.metrics, app.state.gate, app.state.engine = settings, metrics, gate, None
     metrics.watch("maeve_requests_in_flight", "Requests for work not answered yet.", lambda: gate.in_flight)
     app.add_middleware(GateMiddleware, gate=gate, settings=settings, metrics=metrics)
+    if settings.cors_origins is not None:
+        app.add_middleware(Cors, origins=parse_origins(settings.cors_origins))
     routers = (embed.router, classify.router, reconstruct.router, ops.router, pages.make_router())
     # Not include_router: it would keep the routers as they are, match every request in two steps, and do so last.
     app.router.routes[:0] = [route for router in routers for route in router.routes]

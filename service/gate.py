@@ -6,7 +6,6 @@ Plain ASGI: Starlette's BaseHTTPMiddleware would hide the disconnect.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import math
 import time
 
@@ -16,11 +15,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bundle.errors import DeadlineExceeded, MaeveError, Unavailable
 from service.errors import BadParameter, Unauthorized, error_response
+from service.keys import Keyring
+from service.limits import RateLimits
 from service.metrics import Metrics
 from service.settings import Settings
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
-_OPEN = {"/", "/livez", "/readyz", "/metrics", "/info", "/docs", "/openapi.json"}  # never behind the key
+# Never behind the key
+_OPEN = {
+    "/", "/livez", "/readyz", "/metrics", "/info", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready",
+}  # fmt: skip
 _CLIENT_LEFT = 499  # nobody reads it; nginx's number, for the metrics
 _UNROUTED = "unmatched"
 
@@ -67,7 +71,9 @@ class GateMiddleware:
         self._app = app
         self._gate = gate
         self._timeout_ms = settings.timeout_ms
-        self._key = settings.api_key.get_secret_value().encode() if settings.api_key else None
+        keys = settings.keys()
+        self._keyring = Keyring(keys) if keys else None
+        self._limits = RateLimits(keys, settings.rate_limit, share=1 / settings.workers)
         self._open = _OPEN - {"/metrics"} if settings.metrics_api_key else _OPEN
         self._metrics = metrics
 
@@ -87,9 +93,12 @@ class GateMiddleware:
 
     async def _pass(self, scope: Scope, passage: _Passage) -> None:
         headers = Headers(scope=scope)
-        is_open = scope["path"] in self._open
-        if self._key is not None and not is_open and not _carries(headers, self._key):
-            raise Unauthorized("send the API key as Authorization: Bearer KEY, or as X-API-Key: KEY")
+        if self._keyring is not None and scope["path"] not in self._open:
+            key = self._keyring.find(_sent_key(headers))
+            if key is None:
+                raise Unauthorized("send the API key as Authorization: Bearer KEY, or as X-API-Key: KEY")
+            scope["maeve.key"] = key.name  # for the logs
+            self._limits.take(key)
         timeout_s = _timeout_s(headers, self._timeout_ms)
         if scope["path"] not in _OPEN:
             self._gate.enter(passage)
@@ -175,10 +184,10 @@ class _Passage:
         self.abort(None)
 
 
-def _carries(headers: Headers, key: bytes) -> bool:
+def _sent_key(headers: Headers) -> bytes:
     scheme, _, token = headers.get("authorization", "").partition(" ")
     sent = token if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-    return hmac.compare_digest(sent.strip().encode("latin-1"), key)
+    return sent.strip().encode("latin-1")
 
 
 def _timeout_s(headers: Headers, longest_ms: float) -> float:
