@@ -15,6 +15,7 @@ from service.cors import Cors, parse_origins
 from service.decoding import Decoder
 from service.device import LocalDevice
 from service.engine import Engine
+from service.fetch import make_fetcher
 from service.gate import Gate, GateMiddleware
 from service.info import maeve_version
 from service.metrics import Metrics
@@ -93,6 +94,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},  # asked for at every request
     )  # fmt: skip
     app.state.settings, app.state.metrics, app.state.gate, app.state.engine = settings, metrics, gate, None
+    app.state.fetcher = make_fetcher(settings)
     metrics.watch("maeve_requests_in_flight", "Requests for work not answered yet.", lambda: gate.in_flight)
     app.add_middleware(GateMiddleware, gate=gate, settings=settings, metrics=metrics)
     if settings.cors_origins is not None:

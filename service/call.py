@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from bundle.errors import Unavailable
 from service.engine import Answer, Engine
 from service.errors import BadParameter
+from service.fetch import Fetcher, fetch_images
 from service.gate import Gate
 from service.images import read_images
 from service.metrics import Metrics
@@ -57,6 +58,7 @@ class Call:
         self._engine: Engine | None = state.engine
         self.metrics: Metrics = state.metrics
         self.gate: Gate = state.gate
+        self._fetcher: Fetcher | None = state.fetcher
         self.accept: str | None = request.headers.get("accept")
         self.deadline: float = request.scope["maeve.deadline"]
         self._request = request
@@ -82,8 +84,11 @@ class Call:
             raise _bad_parameter(e) from e
 
     async def images(self, at_most: int | None = None) -> list[bytes]:
-        """The encoded images of the body; up to the setting's number unless told otherwise. Raises as `read_images`."""
-        return await read_images(self._request, self.settings, max_images=at_most or self.settings.max_images)
+        """The encoded images of the body; up to the setting's number unless told otherwise. Raises as `read_images` and
+        `fetch_images`.
+        """
+        images = await read_images(self._request, self.settings, max_images=at_most or self.settings.max_images)
+        return await fetch_images(images, self._fetcher)
 
     async def render(self, answer: Answer, work: Callable[[], Response]) -> Response:
         """Make the response here, or on another thread where it is a large one."""
