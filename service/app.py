@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
@@ -47,6 +47,12 @@ class Service(FastAPI):
             await self.state.gate.settled()
             await before.close()
 
+    async def end(self) -> None:
+        """Refuse work from now on and close the engine, if there is one."""
+        self.state.gate.drain()
+        if self.state.engine is not None:
+            await self.state.engine.close()
+
 
 def local_device(bundle: Bundle, runtime: Runtime, settings: Settings, metrics: Metrics) -> LocalDevice:
     """A lane that is a core decodes its images best itself: another thread would only share that core. A device beside
@@ -61,37 +67,43 @@ def local_device(bundle: Bundle, runtime: Runtime, settings: Settings, metrics: 
 
 def create_app(
     settings: Settings, *, bundle: Bundle | None = None, runtime: Runtime | None = None, proven: bool = False
-) -> FastAPI:
+) -> Service:
     """The service as an ASGI app. Its lifespan loads the bundle and opens the runtime, unless they are given, and
     closes the runtime in either case: it serves this app alone. `proven`: the runtime was held against the bundle.
 
     BundleError and RuntimeUnavailable come out of the lifespan's start.
     """
     metrics = Metrics()
-    gate = Gate()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Service) -> AsyncIterator[None]:
         loaded = bundle or load_bundle(settings.bundle)
         opened = runtime or settings.open_runtime(loaded)
         if not proven:
             prove(loaded, opened)
         engine = Engine(loaded, local_device(loaded, opened, settings, metrics), settings, metrics)
         await engine.warm_up()
-        app.state.engine = engine
+        await app.adopt(engine)
         try:
             yield
         finally:
-            gate.drain()
-            if app.state.engine is not None:
-                await app.state.engine.close()
+            await app.end()
 
+    return make_app(settings, metrics, lifespan)
+
+
+def make_app(
+    settings: Settings, metrics: Metrics, lifespan: Callable[[Service], AbstractAsyncContextManager[None]]
+) -> Service:
+    """The app without an engine: whoever makes one, in `lifespan` or later, has the app adopt it."""
+    gate = Gate()
     app = Service(
         title="Maeve", description=_DESCRIPTION, version=maeve_version(), lifespan=lifespan,
         docs_url=None, redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # asked for at every request
     )  # fmt: skip
-    app.state.settings, app.state.metrics, app.state.gate, app.state.engine = settings, metrics, gate, None
+    app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
+    app.state.engine = app.state.processes = None
     metrics.watch("maeve_requests_in_flight", "Requests for work not answered yet.", lambda: gate.in_flight)
     app.add_middleware(GateMiddleware, gate=gate, settings=settings, metrics=metrics)
     routers = (embed.router, classify.router, reconstruct.router, ops.router, pages.make_router())

@@ -42,6 +42,11 @@ class Metrics:
             "maeve_batch_images", "Images per model call.", ["operation"], buckets=_BATCHES, registry=registry
         )
         self.remote_errors = Counter("maeve_redis_errors", "Calls to Redis without an answer.", registry=registry)
+        restarts = Counter(
+            "maeve_restarts", "Processes that had died and were started again: device, worker.", ["process"],
+            registry=registry,
+        )  # fmt: skip
+        self._restarts = restarts.labels
         # finding a metric by its labels takes longer than counting; there are a few dozen of them
         self._requests, self._images = lru_cache(requests.labels), lru_cache(images.labels)
         self._request_seconds, self._stage_seconds = lru_cache(request_seconds.labels), lru_cache(stage_seconds.labels)
@@ -64,6 +69,10 @@ class Metrics:
 
     def batch(self, operation: str, num_images: int) -> None:
         self._batch_images(operation).observe(num_images)
+
+    def restarted(self, process: str) -> None:
+        """A process of this kind had died and was started again."""
+        self._restarts(process).inc()
 
     def describe(self, name: str, digest: str, devices: Iterable[tuple[str, str, str]]) -> None:
         """Say what is served from now on. `devices`: (runtime, device, precision) of each."""

@@ -138,15 +138,30 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
 
     @model_validator(mode="after")
+    def _one_way_to_name_devices(self) -> Settings:
+        if self.devices is not None and self.device != "auto":
+            raise ValueError(f"devices ({self.devices}) and device ({self.device}) exclude each other")
+        return self
+
+    @model_validator(mode="after")
     def _queue_fits_a_request(self) -> Settings:
         if self.max_queue < self.max_images:
             raise ValueError(f"max_queue ({self.max_queue}) must be at least max_images ({self.max_images})")
         return self
 
-    def open_runtime(self, bundle: Bundle) -> Runtime:
-        """As runtime.open_runtime, for these settings."""
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        return (self.device,) if self.devices is None else tuple(self.devices.split(","))
+
+    @property
+    def has_device_processes(self) -> bool:
+        """Whether devices run in processes of their own."""
+        return self.workers > 1 or len(self.device_names) > 1
+
+    def open_runtime(self, bundle: Bundle, device: str | None = None) -> Runtime:
+        """As runtime.open_runtime, for these settings and, where there are several devices, one of them."""
         return open_runtime(
-            bundle, self.runtime, device=self.device, precision=self.precision, lanes=self.lanes,
+            bundle, self.runtime, device=device or self.device_names[0], precision=self.precision, lanes=self.lanes,
             engine_cache=self.engine_cache,
         )  # fmt: skip
 

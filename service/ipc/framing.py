@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import struct
+from contextlib import suppress
 from typing import Any
 
 Message = dict[str, Any]
@@ -63,8 +64,11 @@ class Control:
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """What was sent before leaves this process first, unless the other side is gone."""
         self._writer.close()
+        with suppress(ConnectionError):
+            await self._writer.wait_closed()
 
 
 def _length(head: bytes | bytearray) -> int:

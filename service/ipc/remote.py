@@ -119,18 +119,16 @@ class RemoteDevice:
     async def _one_connection(self) -> bool:
         """Hold a connection until it ends; whether the device said hello in it. OSError where there is none."""
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.setblocking(False)
+            connection.settimeout(0)
             await self._loop.sock_connect(connection, str(self._path))
             attach = Attach(self._memory.arena.num_slots, self._memory.arena.layout.slot_bytes)
             socket.send_fds(connection, [attach.pack()], [self._memory.fd])
-            ended: asyncio.Future[None] = self._loop.create_future()
-            link = Link(
-                self.name, self._reply, lambda: ended.done() or ended.set_result(None), on_hello=lambda m: self._met(link, m)
-            )
+            ended = asyncio.Event()
+            link = Link(self.name, self._reply, ended.set, on_hello=lambda hello: self._met(link, hello))
             own = connection.dup()  # the transport closes it
         await self._loop.create_unix_connection(lambda: link, sock=own)
         try:
-            await ended
+            await ended.wait()
             return self._link is link
         finally:
             link.abort()
@@ -144,7 +142,9 @@ class RemoteDevice:
             raise ProtocolError(f"its hello lacks {e}") from e
         mine = self._info
         if (digest, info.runtime, info.precision) != (self._digest, mine.runtime, mine.precision):
-            raise ProtocolError(f"it runs {digest[:12]} with {info.runtime} in {info.precision}, which is not served here")
+            raise ProtocolError(
+                f"it runs {digest[:12]} with {info.runtime} in {info.precision}, which is not served here"
+            )
         self._info = info
         self._link = link
         self.connected.set()

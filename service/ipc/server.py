@@ -39,7 +39,7 @@ class DeviceServer:
         self._loop = asyncio.get_running_loop()
         self._guests: set[_Guest] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        listener.setblocking(False)
+        listener.settimeout(0)
         self._loop.add_reader(listener.fileno(), self._accept)
 
     @property
@@ -59,7 +59,7 @@ class DeviceServer:
     def _accept(self) -> None:
         with suppress(BlockingIOError, ConnectionError):
             connection, _ = self._listener.accept()
-            connection.setblocking(False)
+            connection.settimeout(0)
             self._loop.add_reader(connection.fileno(), self._attach, connection)
 
     def _attach(self, connection: socket.socket) -> None:
