@@ -238,6 +238,9 @@ class _Supervisor:
         fds = [listener.fileno() for listener in self._sockets]
         start = {"settings": dump_settings(self._settings), "sockets": fds, "folder": str(self._folder)}
 
+        def first() -> Message:
+            return start | {"serve": None if self._current is None else self._current.serve_message()}
+
         def heard(worker: Keeper, message: Message) -> None:
             if message["type"] == "serving" and self._current is not None:
                 worker.send(self._current.serve_message())
@@ -246,7 +249,7 @@ class _Supervisor:
                 self._changed.set()
 
         return Keeper(
-            f"http-{number}", "worker", "service.worker", lambda: start, fds,
+            f"http-{number}", "worker", "service.worker", first, fds,
             stall_s=self._settings.stall_s, on_message=heard, on_change=self._publish, on_death=self._died,
         )  # fmt: skip
 

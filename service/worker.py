@@ -1,7 +1,7 @@
 """`python -m service.worker NAME FD`: one of several HTTP processes, started by the supervisor.
 
-It answers on the sockets that all of them share, from its first moment on. Which bundle to serve and where its devices
-are it learns from the supervisor; until then, and while no device is there, work is refused with 503.
+It answers on the sockets that all of them share. Which bundle to serve and where its devices are it learns from the
+supervisor; while it knows of none, or none is ready, it refuses work with 503.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from service.settings import Settings
 
 log = logging.getLogger("service.worker")
 
+_MEET_S = 2.0  # for devices that serve already, before requests are taken that the other workers could have answered
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     start = begin(sys.argv[1:] if argv is None else argv)
@@ -47,11 +49,16 @@ class Worker:
         self._share = share(start.settings)
         self._metrics = Metrics()
         self._connecting: asyncio.Task[None] | None = None
+        self._generation = 0  # the newest that was told
         self.app = make_app(start.settings, self._metrics, self._lifespan)
 
     @asynccontextmanager
     async def _lifespan(self, app: Service) -> AsyncIterator[None]:
         control = await Control.over(self._start.line)
+        serve = self._start.message["serve"]
+        if serve is not None:
+            await self._serve(control, serve)
+            await asyncio.wait([task for task in (self._connecting,) if task], timeout=_MEET_S)
         tasks = [asyncio.create_task(beat(control, lambda: 0.0)), asyncio.create_task(self._obey(control))]
         control.send({"type": "serving"})
         try:
@@ -77,6 +84,9 @@ class Worker:
 
     async def _serve(self, control: Control, message: Message) -> None:
         """Begin to switch to a generation of devices. One that was told before and not met yet is given up."""
+        if message["generation"] <= self._generation:
+            return
+        self._generation = message["generation"]
         if self._connecting is not None:
             self._connecting.cancel()
             with suppress(asyncio.CancelledError):
