@@ -60,7 +60,7 @@ class Fleet:
 
 @contextmanager
 def fleet(bundle: Path, folder: Path, *flags: str) -> Iterator[Fleet]:
-    """On the fake runtime, without a cache, so that every answer is computed. `folder`: for the log and temporary files."""
+    """On the fake runtime, without a cache: every answer is computed. `folder`: for the log and temporary files."""
     port = free_port()
     flags = ("--bundle", str(bundle), "--port", str(port), "--runtime", "fake", "--cache-bytes", "0", *flags)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAEVE_")}
