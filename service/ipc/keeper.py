@@ -101,7 +101,11 @@ class Keeper:
         pause_s = _FIRST_PAUSE_S
         while not self.stopping:
             started = time.monotonic()
-            await self._live()
+            try:
+                await self._live()
+            except OSError as e:  # no memory or no more processes, for now
+                self._process = None
+                self._say(f"cannot be started: {e}")
             if self.stopping:
                 return
             if not self.proven.done():

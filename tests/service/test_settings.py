@@ -89,7 +89,7 @@ def test_devices_are_named_in_one_way() -> None:
     assert Settings().device_names == ("auto",)
     assert Settings(device="cuda:1").device_names == ("cuda:1",)
     assert Settings(devices="cuda:0,cuda:1").device_names == ("cuda:0", "cuda:1")
-    with pytest.raises(SettingsError, match="devices .cuda:0,cuda:1. and device .cpu. exclude each other"):
+    with pytest.raises(SettingsError, match="exclude each other"):
         read_settings(["--devices", "cuda:0,cuda:1", "--device", "cpu"])
 
 
