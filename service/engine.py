@@ -22,7 +22,7 @@ from bundle.masking import Masking, keep_ids, masking_from_removed, random_maski
 from bundle.store import Bundle
 from runtime.cores import usable_cores
 from service.admission import Admission
-from service.cache import MemoryCache, RemoteCache, Vector, context_key, image_key
+from service.cache import NO_STORE, USE, CachePolicy, MemoryCache, RemoteCache, Vector, context_key, image_key
 from service.decoding import Decoder
 from service.device import Device
 from service.errors import BadParameter, NotOffered
@@ -51,11 +51,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Answer:
-    """A request's results in the order of its images. `stages`: for each, the slowest image's seconds."""
+    """A request's results in the order of its images. `stages`: for each, the slowest image's seconds; none if all
+    were in the memory.
+    """
 
     values: list[Vector]
     cached: list[bool]
     stages: dict[str, float]
+    stored: bool = True  # False where the request forbade to keep it
 
     @property
     def num_values(self) -> int:
@@ -91,28 +94,32 @@ class Engine:
         self.memory = MemoryCache(settings.cache_bytes)
         self.remote = None if settings.redis_url is None else _remote(settings.redis_url, settings, metrics)
         self._flights: Flights[Outcome] = Flights()
+        self._private = 0  # requests so far that would not share
         self.admission = Admission(settings.max_queue, held=lambda: device.held)
         self._watch()
+        metrics.watch("maeve_decode_threads", "Threads that decode images beside the model.", lambda: threads)
 
-    async def embed(self, images: Sequence[bytes], query: EmbedQuery, deadline: float) -> Answer:
+    async def embed(
+        self, images: Sequence[bytes], query: EmbedQuery, deadline: float, policy: CachePolicy = USE
+    ) -> Answer:
         """Poolings one after the other, not normalised; see Programs.run. `deadline`: in the loop's time."""
-        return await self._answer(images, self._embed_job(self.poolings(query), query.keep), deadline)
+        return await self._answer(images, self._embed_job(self.poolings(query), query.keep), deadline, policy)
 
-    async def classify(self, images: Sequence[bytes], deadline: float) -> Answer:
+    async def classify(self, images: Sequence[bytes], deadline: float, policy: CachePolicy = USE) -> Answer:
         """Logits. NotOffered if the bundle has no classifier."""
         if not self.manifest.can_classify:
             raise NotOffered(f"the bundle {self.manifest.name} has no classifier")
         ids = keep_ids(self.manifest.model.num_patches, 1)
-        return await self._answer(images, self._job(Program("classify", len(ids)), ids, None), deadline)
+        return await self._answer(images, self._job(Program("classify", len(ids)), ids, None), deadline, policy)
 
-    async def reconstruct(self, image: bytes, masking: Masking, deadline: float) -> Answer:
+    async def reconstruct(self, image: bytes, masking: Masking, deadline: float, policy: CachePolicy = USE) -> Answer:
         """One value: the pixels 0..255, then the decoder's patches. NotOffered if the bundle has no decoder."""
         if not self.manifest.can_reconstruct:
             raise NotOffered(f"the bundle {self.manifest.name} has no decoder")
         program = Program("reconstruct", len(masking.ids_keep))
         order = masking.ids_restore
         job = self._job(program, masking.ids_keep, order, sha256(order.tobytes()).hexdigest())
-        return await self._answer([image], job, deadline)
+        return await self._answer([image], job, deadline, policy)
 
     def poolings(self, query: EmbedQuery) -> tuple[PoolingName, ...]:
         return query.poolings(self.manifest.pooling)
@@ -159,9 +166,37 @@ class Engine:
         )
         return _Job(program, ids_keep, ids_restore, context)
 
-    async def _answer(self, images: Sequence[bytes], job: _Job, deadline: float) -> Answer:
+    async def _answer(self, images: Sequence[bytes], job: _Job, deadline: float, policy: CachePolicy) -> Answer:
         keys = await by_size(sum(map(len, images)), lambda: [image_key(job.context, image) for image in images])
+        found = self._recall(keys, policy)
+        known = [value for value in found if value is not None]
+        if len(known) == len(keys):
+            self._metrics.image(job.program.operation, "memory", len(known))
+            return Answer(known, [True] * len(known), {})
+        outcomes = await self._fly(images, keys, found, job, deadline, policy)
+        return self._account(job.program, outcomes, policy)
+
+    def _recall(self, keys: Sequence[str], policy: CachePolicy) -> list[Vector | None]:
+        """What the memory knows."""
+        if not policy.read:
+            self._metrics.cache("memory", "bypass", len(keys))
+            return [None] * len(keys)
         found = [self.memory.get(key) for key in keys]
+        hits = sum(value is not None for value in found)
+        if hits:
+            self._metrics.cache("memory", "hit", hits)
+        if hits < len(keys):
+            self._metrics.cache("memory", "miss", len(keys) - hits)
+        return found
+
+    async def _fly(
+        self, images: Sequence[bytes], keys: list[str], found: Sequence[Vector | None], job: _Job, deadline: float,
+        policy: CachePolicy,
+    ) -> list[Outcome]:  # fmt: skip
+        """Fetch what was not found, each image once, and every request's together where they may share."""
+        if not policy.read:
+            self._private += 1
+            keys = [f"{key} {self._private}" for key in keys]  # flights that no other request finds
         self.admission.enter(len({k for k, v in zip(keys, found, strict=True) if v is None and k not in self._flights}))
         flights: dict[int, Flight[Outcome]] = {}
         shared: set[int] = set()
@@ -170,30 +205,31 @@ class Engine:
                 if found[i] is None:
                     if key in self._flights:
                         shared.add(i)
-                    flights[i] = self._board(key, image, job, deadline)
+                    flights[i] = self._board(key, image, job, deadline, policy)
             await all_landed(flights.values())
             for i, flight in flights.items():
                 _raise_failure(flight, i)
-            outcomes = [
+            return [
                 Outcome(value, "memory") if value is not None else _landed(flights[i], shared=i in shared)
                 for i, value in enumerate(found)
             ]
         finally:
             for i, flight in flights.items():
                 self._flights.leave(keys[i], flight)
-        return self._account(job.program, outcomes)
 
-    def _board(self, key: str, image: bytes, job: _Job, deadline: float) -> Flight[Outcome]:
+    def _board(self, key: str, image: bytes, job: _Job, deadline: float, policy: CachePolicy) -> Flight[Outcome]:
         return self._flights.join(
             key,
-            lambda: self._fetch(key, image, job, deadline),
+            lambda: self._fetch(key.split(" ")[0], image, job, deadline, policy),
             lambda task: self.admission.leave(finished=not task.cancelled()),
         )
 
-    async def _fetch(self, key: str, image: bytes, job: _Job, deadline: float) -> Outcome:
+    async def _fetch(self, key: str, image: bytes, job: _Job, deadline: float, policy: CachePolicy) -> Outcome:
         """From Redis, or by computing it."""
         start = time.perf_counter()
-        if self.remote is not None:
+        if self.remote is not None and not policy.read:
+            self._metrics.cache("redis", "bypass")
+        elif self.remote is not None:
             value = await self.remote.get(key, job.program.num_values(self.manifest))
             if value is not None:
                 self.memory.put(key, value)
@@ -205,9 +241,8 @@ class Engine:
         waited_s = time.perf_counter() - looked_up - item.decode_s  # for a decode thread
         done = await self.device.submit(job.program, item, deadline=deadline)
         value, on_lane_s = done.value.value, done.value.decode_s
-        self.memory.put(key, value)
-        if self.remote is not None:
-            self.remote.put(key, value)
+        if policy.write:
+            self._keep(key, value)
         stages = {
             "cache": looked_up - start,
             "decode": item.decode_s + on_lane_s,
@@ -216,7 +251,14 @@ class Engine:
         }
         return Outcome(value, "computed", stages)
 
-    def _account(self, program: Program, outcomes: Sequence[Outcome]) -> Answer:
+    def _keep(self, key: str, value: Vector) -> None:
+        """In both tiers, unless a model call went wrong without an error: that must not last."""
+        if np.isfinite(value).all():
+            self.memory.put(key, value)
+            if self.remote is not None:
+                self.remote.put(key, value)
+
+    def _account(self, program: Program, outcomes: Sequence[Outcome], policy: CachePolicy) -> Answer:
         stages: dict[str, float] = {}
         for outcome in outcomes:
             self._metrics.image(program.operation, outcome.source)
@@ -225,29 +267,40 @@ class Engine:
                 if outcome.source != "flight":
                     self._metrics.stage(stage, seconds)
         cached = [outcome.source in ("memory", "redis") for outcome in outcomes]
-        return Answer([outcome.value for outcome in outcomes], cached, stages)
+        return Answer([outcome.value for outcome in outcomes], cached, stages, stored=policy is not NO_STORE)
 
     def _watch(self) -> None:
         watch = self._metrics.watch
-        devices = [(info.runtime, info.device, info.precision) for info in self.device.infos]
+        devices = [(info.runtime, info.device, info.precision, info.lanes) for info in self.device.infos]
         self._metrics.describe(self.manifest.name, self.manifest.digest, devices)
-        watch("maeve_pending_images", "Images waiting or being worked on.", lambda: self.admission.pending)
-        watch("maeve_drain_seconds", "When the pending images will be done, at the present pace.", self._drain_s)
-        watch("maeve_batch_cap", "Most images per model call, as of now.", self._batch_cap)
+        admission, drain, ready = self.admission, self._drain_s, lambda: self.device.ready
+        watch("maeve_pending_images", "Images waiting or being worked on.", lambda: admission.pending)
+        watch("maeve_places", "Places for images that wait or are worked on.", lambda: admission.max_queue)
+        watch("maeve_places_held", "Places that cancelled images hold for a moment yet.", lambda: self.device.held)
+        watch("maeve_drain_seconds", "When the pending images will be done, at the present pace.", drain, across="max")
+        watch("maeve_batch_cap", "Most images per model call, as of now.", self._batch_cap, across="min")
+        watch("maeve_device_ready", "1 while what is sent to the device is computed.", ready, across="min")
+        watch("maeve_device_call_seconds", "Age of the oldest model call that runs.", self._stalled_s, across="max")
         watch("maeve_cache_bytes", "Memory taken by results in this process.", lambda: self.memory.num_bytes)
         watch("maeve_cache_entries", "Results in this process.", lambda: len(self.memory))
-        watch("maeve_redis_up", "1 while Redis is in use and answers.", lambda: bool(self.remote and self.remote.up))
+        up = lambda: bool(self.remote and self.remote.up)  # noqa: E731
+        watch("maeve_redis_up", "1 while Redis is in use and answers.", up, across="min")
 
     def _batch_cap(self) -> int:
         return min(info.max_batch for info in self.device.infos)
+
+    def _stalled_s(self) -> float:
+        return self.device.stalled_s
 
     def _drain_s(self) -> float:
         return self.admission.drain_s() if self.admission.pending else 0.0
 
 
 def _remote(url: str, settings: Settings, metrics: Metrics) -> RemoteCache:
-    store = RedisStore(url, timeout_s=settings.redis_timeout_ms / 1000, ttl_s=settings.redis_ttl_s)
-    return RemoteCache(store, on_error=metrics.remote_errors.inc)
+    store = RedisStore(
+        url, timeout_s=settings.redis_timeout_ms / 1000, ttl_s=settings.redis_ttl_s, prefix=settings.redis_prefix
+    )
+    return RemoteCache(store, metrics=metrics)
 
 
 def _raise_failure(flight: Flight[Outcome], index: int) -> None:

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+from functools import lru_cache
 from typing import Any
 
 import orjson
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
 
 from bundle.errors import InvalidInput, TooLarge, UnsupportedMedia
 from service.errors import BadParameter
+from service.headers import header
 from service.offload import by_size
 from service.settings import Settings
 
@@ -46,22 +49,34 @@ async def read_images(request: Request, settings: Settings, *, max_images: int) 
 
 def _content_type(request: Request) -> tuple[str, dict[bytes, bytes]]:
     """Refuse before reading a byte of what could not be used."""
-    raw_type, options = parse_options_header(request.headers.get("content-type"))
-    media_type = raw_type.decode("latin-1").lower()
-    if not (media_type.startswith("image/") or media_type in {*_RAW, _MULTIPART, _JSON}):
-        raise UnsupportedMedia(f"cannot read {media_type}; send image/*, {_MULTIPART} or {_JSON}", param="content-type")
-    if request.headers.get("content-encoding", "identity") != "identity":
+    media_type, options = _parse_content_type(header(request.scope, b"content-type"))
+    if header(request.scope, b"content-encoding") not in (None, "identity"):
         raise UnsupportedMedia("compressed bodies are not read", param="content-encoding")
     return media_type, options
 
 
+@lru_cache(maxsize=64)
+def _parse_content_type(text: str | None) -> tuple[str, dict[bytes, bytes]]:
+    raw_type, options = parse_options_header(text)
+    media_type = raw_type.decode("latin-1").lower()
+    if not (media_type.startswith("image/") or media_type in {*_RAW, _MULTIPART, _JSON}):
+        raise UnsupportedMedia(f"cannot read {media_type}; send image/*, {_MULTIPART} or {_JSON}", param="content-type")
+    return media_type, options
+
+
 async def _read_body(request: Request, max_bytes: int) -> bytes:
-    declared = request.headers.get("content-length", "0")
+    """ClientDisconnect if the client leaves before the end."""
+    declared = header(request.scope, b"content-length") or "0"
     if declared.isdecimal() and int(declared) > max_bytes:
         raise _too_many_bytes(max_bytes)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk, more = message.get("body", b""), message.get("more_body", False)
         size += len(chunk)
         if size > max_bytes:
             raise _too_many_bytes(max_bytes)

@@ -56,14 +56,6 @@ def _device(info: DeviceInfo) -> dict[str, Any]:
     }
 
 
-def why_not_ready(processes: dict[str, Any] | None) -> str:
-    """What keeps the service from having a device. `processes`: as the supervisor tells them; None if there is none."""
-    if processes is None:
-        return "the service is starting"
-    waits = [f"{device['name']} {device['state']}" for device in processes["devices"] if device["state"] != "serving"]
-    return "no device is ready: " + ("; ".join(waits) or "this worker is being connected to them")
-
-
 def maeve_version() -> str:
     """The installed version; "0+source" when run from a checkout that was never installed."""
     try:

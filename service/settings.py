@@ -12,13 +12,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bundle.preprocess import MAX_PIXELS
 from bundle.store import Bundle
 from runtime import DEVICE_PATTERN, PrecisionName, Runtime, RuntimeName, open_runtime
+from service.redis_url import parse_redis_url
 
 PREFIX = "MAEVE_"
 
@@ -27,6 +28,11 @@ _DEVICES = r"^(cpu|cuda(:\d+)?)(,(cpu|cuda(:\d+)?))*$"
 _Count = Annotated[int, Field(ge=1)]
 _Size = Annotated[int, Field(ge=0)]
 _Duration = Annotated[float, Field(gt=0)]
+
+
+def _redis_url(url: str) -> str:
+    parse_redis_url(url)
+    return url
 
 
 class SettingsError(ValueError):
@@ -105,12 +111,16 @@ class Settings(BaseSettings):
     drain_s: _Duration = Field(30, description="After SIGTERM, time for requests in flight; what is left gets 503.")
     keep_alive_s: _Count = Field(65, description="Time an idle connection is kept; above that of a proxy in front.")
     cache_bytes: _Size = Field(64 * 2**20, description="Memory for results in this process; 0 is no such cache.")
-    redis_url: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://")] | None = Field(
-        None, description="Redis that shares results between services, redis://host:6379/0; empty is none."
+    redis_url: Annotated[str, AfterValidator(_redis_url)] | None = Field(
+        None,
+        description="Redis that shares results between services: redis://host:6379/0, rediss:// for TLS, "
+        "redis+sentinel://host:26379,host2:26379/master, redis+cluster://host:6379,host2:6379; empty is none.",
     )
     redis_timeout_ms: _Duration = Field(50, description="Time one call to Redis may take; then it counts as a miss.")
     redis_ttl_s: _Count = Field(7 * 24 * 3600, description="How long Redis keeps a result.")
-    redis_prefix: str = Field("maeve", description="What every key in Redis begins with.")
+    redis_prefix: Annotated[str, Field(pattern=r"^[\w.:/{}-]{1,64}$")] = Field(
+        "maeve", description="What every key in Redis begins with, before a colon."
+    )
     image_urls: bool = Field(
         default=False, description="Whether images may be named by https URLs on public addresses, which are fetched."
     )
@@ -158,10 +168,14 @@ class Settings(BaseSettings):
         """Whether devices run in processes of their own."""
         return self.workers > 1 or len(self.device_names) > 1
 
-    def open_runtime(self, bundle: Bundle, device: str | None = None) -> Runtime:
-        """As runtime.open_runtime, for these settings and, where there are several devices, one of them."""
+    def on_device(self, name: str) -> Settings:
+        """For the process of one device."""
+        return self.model_copy(update={"device": name, "devices": None})
+
+    def open_runtime(self, bundle: Bundle) -> Runtime:
+        """As runtime.open_runtime, for these settings; of several devices the first."""
         return open_runtime(
-            bundle, self.runtime, device=device or self.device_names[0], precision=self.precision, lanes=self.lanes,
+            bundle, self.runtime, device=self.device_names[0], precision=self.precision, lanes=self.lanes,
             engine_cache=self.engine_cache,
         )  # fmt: skip
 
@@ -184,9 +198,15 @@ def read_settings(argv: Sequence[str]) -> Settings:
 
     SettingsError naming the setting that is unknown or out of range; SystemExit for --help and unknown flags.
     """
+    return read_command(argv)[0]
+
+
+def read_command(argv: Sequence[str]) -> tuple[Settings, bool]:
+    """As `read_settings`, and whether --check was given."""
     flags = vars(_parser(Settings.model_fields).parse_args(argv))
+    only_check = flags.pop("check")
     try:
-        return Settings(**flags)
+        return Settings(**flags), only_check
     except ValidationError as e:
         raise SettingsError("; ".join(_describe(error["loc"], error["msg"], flags) for error in e.errors())) from e
 
@@ -202,6 +222,9 @@ def _parser(fields: Mapping[str, FieldInfo]) -> argparse.ArgumentParser:
     """A flag for every setting but the key: the list of processes shows flags to everybody."""
     parser = argparse.ArgumentParser(
         prog="python -m service", description="Serve a bundle over HTTP.", allow_abbrev=False
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="Open the bundle, prove it, say what would be served, and end."
     )
     for name, field in fields.items():
         if name == "api_key":

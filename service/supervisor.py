@@ -97,12 +97,13 @@ class _Supervisor:
         self._settings = settings
         self._sockets = sockets
         self._folder = folder
-        self._metrics = Metrics()
+        self._metrics = Metrics("supervisor")
         self._workers: list[Keeper] = []
         self._adopted: dict[str, int] = {}  # by worker, the generation that it serves
         self._current: _Generation | None = None
         self._next: _Generation | None = None
         self._numbers = 0
+        self._started = False  # once every worker has an engine: any of them may answer the first request
         self._changed = asyncio.Event()
         self._reload = asyncio.Event()
         self._stop = asyncio.Event()
@@ -135,23 +136,29 @@ class _Supervisor:
         self._workers = [self._worker(i) for i in range(self._settings.workers)]
         await asyncio.gather(first.proven(), *(worker.proven for worker in self._workers))
         self._switch_to(first)
+        await self._all_adopted(first.number)
+        self._started = True
+        self._publish()
         self._log_generation(first)
         while True:
             await self._reload.wait()
             self._reload.clear()
             try:
-                await self._reload_bundle()
+                self._metrics.reloaded("switched" if await self._reload_bundle() else "unchanged")
             except MaeveError as e:
+                self._metrics.reloaded("refused")
                 log.error("the bundle is not switched: %s", e)
 
-    async def _reload_bundle(self) -> None:
-        """BundleError or RuntimeUnavailable if the new one cannot be served; then the old one goes on."""
+    async def _reload_bundle(self) -> bool:
+        """Whether another bundle is served now. BundleError or RuntimeUnavailable if the new one cannot be served; then
+        the old one goes on.
+        """
         before = self._current
         assert before is not None
         bundle = await asyncio.to_thread(load_bundle, self._settings.bundle.resolve())
         if bundle.manifest.digest == before.bundle.manifest.digest:
             log.info("the bundle is the one that is served already")
-            return
+            return False
         after = self._next = self._generation(bundle)
         try:
             await after.proven()
@@ -164,6 +171,7 @@ class _Supervisor:
         await before.end()
         self._publish()
         self._log_generation(after)
+        return True
 
     async def _all_adopted(self, generation: int) -> None:
         """Wait until no request is with the generation before, for as long as a request may take."""
@@ -268,6 +276,7 @@ class _Supervisor:
         devices = [device for each in generations for device in each.devices]
         told = {
             "supervisor": os.getpid(),
+            "started": self._started,
             "workers": [_describe(worker) for worker in self._workers],
             "devices": [_describe(device) for device in devices],
         }

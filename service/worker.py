@@ -47,7 +47,7 @@ class Worker:
     def __init__(self, start: Start) -> None:
         self._start = start
         self._share = share(start.settings)
-        self._metrics = Metrics()
+        self._metrics = Metrics(start.name)
         self._connecting: asyncio.Task[None] | None = None
         self._generation = 0  # the newest that was told
         self.app = make_app(start.settings, self._metrics, self._lifespan)

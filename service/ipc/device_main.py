@@ -21,15 +21,14 @@ from typing import Literal
 import uvloop
 
 from bundle.errors import BundleError, MaeveError
-from bundle.store import Bundle, load_bundle
-from runtime import Runtime
-from runtime.selfcheck import prove
+from bundle.store import load_bundle
 from service.decoding import Decoder
 from service.device import LocalDevice
 from service.ipc.child import BEAT_S, Start, beat, begin, end_with_parent, next_message
 from service.ipc.framing import Control
 from service.ipc.server import DeviceServer
 from service.metrics import Metrics
+from service.opening import Opened, open_bundle
 from service.programs import Programs
 
 log = logging.getLogger("service.device")
@@ -58,12 +57,12 @@ async def _serve(start: Start) -> int:
     if not opening.done():
         return 0
     try:
-        bundle, runtime = opening.result()
+        opened = opening.result()
     except MaeveError as e:
         control.send({"type": "refused", "message": str(e)})
         await control.close()
         return 2
-    await _work(start, control, bundle, runtime, stopping)
+    await _work(start, control, opened, stopping)
     watching.cancel()
     return 0
 
@@ -75,23 +74,21 @@ async def _watch(control: Control, ended: asyncio.Event) -> None:
     ended.set()
 
 
-def _open(start: Start) -> tuple[Bundle, Runtime]:
+def _open(start: Start) -> Opened:
     """On a thread, so that a signal ends it. BundleError, RuntimeUnavailable."""
     settings, digest = start.settings, start.message["digest"]
     bundle = load_bundle(Path(start.message["bundle"]))
     if bundle.manifest.digest != digest:
         raise BundleError(f"{bundle.path}: another bundle than {digest[:12]} stands there now; SIGHUP switches to it")
     Decoder(bundle.manifest, max_pixels=settings.max_pixels)  # the workers will want one
-    runtime = settings.open_runtime(bundle, start.message["device"])
-    prove(bundle, runtime)
-    return bundle, runtime
+    return open_bundle(bundle, settings.on_device(start.message["device"]))
 
 
-async def _work(
-    start: Start, control: Control, bundle: Bundle, runtime: Runtime, stopping: asyncio.Future[Literal[True]]
-) -> None:
+async def _work(start: Start, control: Control, opened: Opened, stopping: asyncio.Future[Literal[True]]) -> None:
+    bundle, runtime = opened.bundle, opened.runtime
+    metrics = Metrics(start.name)
     device = LocalDevice(
-        Programs(bundle.manifest, runtime), runtime, Metrics(),
+        Programs(bundle.manifest, runtime), runtime, metrics,
         max_batch=start.settings.max_batch or runtime.max_batch, decoder=None,
     )  # fmt: skip
     gc.collect()
@@ -100,7 +97,7 @@ async def _work(
     control.send({"type": "serving", "info": asdict(device.infos[0])})
     tasks = [
         asyncio.create_task(beat(control, lambda: device.stalled_s)),
-        asyncio.create_task(_collect(server)),
+        asyncio.create_task(_tidy(server, metrics)),
     ]
     await stopping
     for task in tasks:
@@ -109,10 +106,13 @@ async def _work(
     await asyncio.wait([asyncio.create_task(device.close())], timeout=_CLOSE_S)
 
 
-async def _collect(server: DeviceServer) -> None:
-    """The traceback of a failed call may hold on to items that were cancelled, and so to their slots."""
+async def _tidy(server: DeviceServer, metrics: Metrics) -> None:
+    """What has to be looked at from time to time: gauges that workers tell, and cancelled items to which the traceback
+    of a failed call may hold on, and so to their slots.
+    """
     while True:
         await asyncio.sleep(BEAT_S)
+        metrics.refresh()
         if server.lingering:
             gc.collect()
 

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 from bundle.errors import DeadlineExceeded, InferenceError, InvalidInput, MaeveError, OutOfMemory, Unavailable
 from service.ipc.framing import ProtocolError
-from service.programs import PoolingName, Program
+from service.programs import Operation, PoolingName, Program
 
 SIZE = 64
 
@@ -25,7 +25,6 @@ _TO_ATTACH = struct.Struct("<BBxxIQ48x")  # kind, version, slots, bytes of a slo
 _TO_DEVICE = struct.Struct("<BBBxIQI4xd32x")  # kind, operation, poolings, slot, job, num_keep, deadline
 _TO_WORKER = struct.Struct("<BBxxIQIIdd24x")  # kind, error, slot, job, length, cap, infer_s, decode_s
 
-Operation = Literal["embed", "classify", "reconstruct"]
 Ending = Literal["done", "failed", "dropped"]
 _OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 _POOLINGS: tuple[PoolingName, ...] = get_args(PoolingName)  # a bit each: a program has them in this order

@@ -151,6 +151,26 @@ def test_a_bad_bundle_is_refused_and_the_old_one_goes_on(
     assert served.pids() == before
 
 
+def test_any_worker_tells_the_figures_of_all(served: Fleet, fake_bundle: Bundle) -> None:
+    def told(sample: str) -> float:
+        lines = served.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(sample))
+
+    computed = told('maeve_images_total{operation="embed",source="computed"}')
+    batched = told('maeve_batch_images_sum{operation="embed"}')  # which the device counts
+    for seed in range(10):
+        assert served.post(photo(100 + seed)).status_code == 200
+    assert told('maeve_images_total{operation="embed",source="computed"}') == computed + 10
+    assert told('maeve_batch_images_sum{operation="embed"}') == batched + 10
+    processes = served.processes()
+    for kind in ("worker", "device"):
+        assert told(f'maeve_restarts_total{{process="{kind}"}}') >= max(p["restarts"] for p in processes[f"{kind}s"])
+    assert told('maeve_reloads_total{outcome="switched"}') == 2
+    assert told('maeve_reloads_total{outcome="refused"}') == 1
+    (told_bundle,) = [line for line in served.get("/metrics").text.splitlines() if line.startswith("maeve_bundle{")]
+    assert f'digest="{fake_bundle.manifest.digest}"' in told_bundle
+
+
 def test_sigterm_finishes_what_is_in_flight(served: Fleet) -> None:
     """The last of this service."""
     pids = served.pids()
