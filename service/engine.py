@@ -23,7 +23,7 @@ from bundle.store import Bundle
 from runtime.cores import usable_cores
 from service.admission import Admission
 from service.cache import NO_STORE, USE, CachePolicy, MemoryCache, RemoteCache, Vector, context_key, image_key
-from service.decoding import Decoder
+from service.decoding import make_decoder
 from service.device import Device
 from service.errors import BadParameter, NotOffered
 from service.flights import Flight, Flights, all_landed
@@ -87,7 +87,7 @@ class Engine:
         self.manifest = bundle.manifest
         self.device = device
         self._metrics = metrics
-        self._decoder = Decoder(bundle.manifest, max_pixels=settings.max_pixels)
+        self._decoder = make_decoder(bundle.manifest, settings)
         threads = usable_cores() if settings.decode_threads is None else settings.decode_threads
         self._decoders = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode")
         self._embed_job = lru_cache(maxsize=256)(self._make_embed_job)

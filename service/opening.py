@@ -18,7 +18,7 @@ from bundle.masking import keep_ids, random_masking
 from bundle.store import Bundle, load_bundle
 from runtime import Runtime
 from runtime.selfcheck import prove
-from service.decoding import Decoder
+from service.decoding import make_decoder
 from service.device import LocalDevice
 from service.engine import Engine
 from service.metrics import Metrics
@@ -90,7 +90,7 @@ def local_device(bundle: Bundle, runtime: Runtime, settings: Settings, metrics: 
     on_lanes = settings.decode_threads == 0 or (settings.decode_threads is None and runtime.device == "cpu")
     return LocalDevice(
         Programs(bundle.manifest, runtime), runtime, metrics, max_batch=settings.max_batch or runtime.max_batch,
-        decoder=Decoder(bundle.manifest, max_pixels=settings.max_pixels) if on_lanes else None,
+        decoder=make_decoder(bundle.manifest, settings) if on_lanes else None,
     )  # fmt: skip
 
 
