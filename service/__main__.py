@@ -6,15 +6,13 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 
 from bundle.errors import MaeveError
-from service.app import create_app
+from service.listening import bind, urls
 from service.logs import log_to_stderr
-from service.opening import load, open_bundle
-from service.reload import Reloader
-from service.server import make_server
 from service.settings import Settings, SettingsError, read_command
 
 log = logging.getLogger("service")
@@ -25,25 +23,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     try:
         settings, only_check = read_command(sys.argv[1:] if argv is None else argv)
-        log_to_stderr(settings)
+        log_to_stderr(settings, "supervisor" if settings.has_device_processes and not only_check else None)
         if only_check:
             return check(settings)
-        # Not in the app's lifespan, of whose errors uvicorn prints a traceback
-        opened = open_bundle(load(settings), settings)
-        app = create_app(settings, bundle=opened.bundle, runtime=opened.runtime, proven=True)
+        sockets = bind(settings)
+        if settings.has_device_processes:
+            from service.supervisor import supervise
+
+            supervise(settings, sockets)
+        else:
+            serve(settings, sockets)
     except (SettingsError, MaeveError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
-    log.info("serving %s", opened)
-    make_server(app, settings, Reloader(app)).run()
     return 0
+
+
+def serve(settings: Settings, sockets: list[socket.socket]) -> None:
+    """In this process alone. BundleError, RuntimeUnavailable, SettingsError."""
+    from service.app import create_app  # not above: the supervisor of several processes does without the web
+    from service.opening import load, open_bundle
+    from service.reload import Reloader
+    from service.server import make_server
+
+    opened = open_bundle(load(settings), settings)  # not in the lifespan, of whose errors uvicorn prints a traceback
+    app = create_app(settings, bundle=opened.bundle, runtime=opened.runtime, proven=True)
+    log.info("serving %s on %s", opened, urls(settings, sockets))
+    make_server(app, settings, Reloader(app)).run(sockets=sockets)
 
 
 def check(settings: Settings) -> int:
     """Open what the settings name, on each device, and say on standard output what would be served."""
+    from service.opening import load, open_bundle
+
     bundle = load(settings)
-    for device in settings.devices.split(",") if settings.devices else [settings.device]:
-        opened = open_bundle(bundle, settings.model_copy(update={"device": device}))
+    for name in settings.device_names:
+        opened = open_bundle(bundle, settings.on_device(name))
         opened.runtime.close()
         print(f"ready to serve {opened}")
     return 0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
@@ -51,6 +51,12 @@ class Service(FastAPI):
             await self.state.gate.settled()
             await before.close()
 
+    async def end(self) -> None:
+        """Refuse work from now on and close the engine, if there is one."""
+        self.state.gate.drain()
+        if self.state.engine is not None:
+            await self.state.engine.close()
+
 
 def create_app(
     settings: Settings,
@@ -67,21 +73,37 @@ def create_app(
     lifespan's start.
     """
     metrics = metrics or Metrics()
+
+    @asynccontextmanager
+    async def serving(app: Service) -> AsyncIterator[None]:
+        loaded = bundle or load(settings)
+        opened = Opened(loaded, runtime) if runtime and proven else open_bundle(loaded, settings, runtime)
+        await app.adopt(await start_engine(opened, settings, metrics))
+        try:
+            yield
+        finally:
+            await app.end()
+
+    return make_app(settings, metrics, serving)
+
+
+def make_app(
+    settings: Settings, metrics: Metrics, serving: Callable[[Service], AbstractAsyncContextManager[None]]
+) -> Service:
+    """The app without an engine: whoever makes one, within `serving`, has the app adopt it, and ends the app.
+
+    SettingsError if traces are asked for and cannot be made.
+    """
     gate = Gate()
     tracing = open_tracing() if settings.traces else None
 
     @asynccontextmanager
     async def lifespan(app: Service) -> AsyncIterator[None]:
-        loaded = bundle or load(settings)
-        opened = Opened(loaded, runtime) if runtime and proven else open_bundle(loaded, settings, runtime)
-        await app.adopt(await start_engine(opened, settings, metrics))
         refresher = asyncio.create_task(_keep_fresh(metrics)) if metrics.shared else None
         try:
-            yield
+            async with serving(app):
+                yield
         finally:
-            gate.drain()
-            if app.state.engine is not None:
-                await app.state.engine.close()
             if refresher is not None:
                 refresher.cancel()
             if tracing is not None:
@@ -93,7 +115,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},  # asked for at every request
     )  # fmt: skip
     app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
-    app.state.engine, app.state.started = None, False
+    app.state.engine, app.state.started, app.state.processes = None, False, None
     app.state.fetcher = make_fetcher(settings)
     metrics.watch("maeve_requests_in_flight", "Requests for work not answered yet.", lambda: gate.in_flight)
     app.add_middleware(GateMiddleware, gate=gate, settings=settings, metrics=metrics, tracing=tracing)

@@ -22,17 +22,24 @@ def why_not_alive(engine: Engine | None, settings: Settings) -> str | None:
     return None
 
 
-def why_not_ready(engine: Engine | None, gate: Gate, settings: Settings) -> str | None:
-    """None while a request sent now would be worked on, by the device that was asked for."""
+def why_not_ready(
+    engine: Engine | None, gate: Gate, settings: Settings, processes: dict[str, Any] | None = None
+) -> str | None:
+    """None while a request sent now would be worked on, by the device that was asked for.
+
+    `processes`: what the supervisor tells of them, where there are several.
+    """
     if gate.draining:
         return "the service is stopping"
     if engine is None:
-        return "the service is starting"
+        return "the service is starting" if processes is None else _waiting_for(processes)
+    if processes is not None and not processes["started"]:
+        return "the service is starting: not every worker has its devices yet"
     dead = why_not_alive(engine, settings)
     if dead is not None:
         return dead
     if not engine.device.ready:
-        return f"no device is ready; there are {_devices(engine)}"
+        return _waiting_for(processes) if processes else f"no device is ready; there are {_devices(engine)}"
     asked = settings.devices.split(",") if settings.devices else [settings.device]
     for info in engine.device.infos:
         if not any(is_asked_for(info.device, name) for name in asked):
@@ -49,6 +56,11 @@ def state(status: str, engine: Engine | None) -> dict[str, Any]:
         "digest": None if engine is None else engine.manifest.digest,
         "devices": [{"runtime": info.runtime, "device": info.device, "precision": info.precision} for info in infos],
     }
+
+
+def _waiting_for(processes: dict[str, Any]) -> str:
+    waits = [f"{device['name']} {device['state']}" for device in processes["devices"] if device["state"] != "serving"]
+    return "no device is ready: " + ("; ".join(waits) or "this worker is being connected to them")
 
 
 def _devices(engine: Engine) -> str:

@@ -14,6 +14,7 @@ import uvicorn
 
 from service.app import Service
 from service.gate import Gate
+from service.protocol import server_options
 from service.reload import Reloader, settle_memory
 from service.settings import Settings
 
@@ -79,19 +80,14 @@ class DrainingServer(uvicorn.Server):
 
 
 def make_server(app: Service, settings: Settings, reloader: Reloader | None = None) -> DrainingServer:
-    """A server of this app; logs go where the process's logs go."""
+    """A server of this app, to be run with sockets of `service.listening.bind`; logs go where the process's logs go."""
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         loop="uvloop",
-        http="httptools",
-        ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,  # the gate writes a line that knows more
-        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=_ABORT_GRACE_S,
-        server_header=False,
+        **server_options(settings),
     )
     return DrainingServer(config, app.state.gate, settings.drain_s, reloader)

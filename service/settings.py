@@ -191,15 +191,34 @@ class Settings(BaseSettings):
         return (*short, *(() if self.api_keys is None else parse_keys(self.api_keys)))
 
     @model_validator(mode="after")
+    def _one_way_to_name_devices(self) -> Settings:
+        if self.devices is not None and self.device != "auto":
+            raise ValueError(f"devices ({self.devices}) and device ({self.device}) exclude each other")
+        return self
+
+    @model_validator(mode="after")
     def _queue_fits_a_request(self) -> Settings:
         if self.max_queue < self.max_images:
             raise ValueError(f"max_queue ({self.max_queue}) must be at least max_images ({self.max_images})")
         return self
 
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        return (self.device,) if self.devices is None else tuple(self.devices.split(","))
+
+    @property
+    def has_device_processes(self) -> bool:
+        """Whether devices run in processes of their own."""
+        return self.workers > 1 or len(self.device_names) > 1
+
+    def on_device(self, name: str) -> Settings:
+        """For the process of one device."""
+        return self.model_copy(update={"device": name, "devices": None})
+
     def open_runtime(self, bundle: Bundle) -> Runtime:
-        """As runtime.open_runtime, for these settings."""
+        """As runtime.open_runtime, for these settings; of several devices the first."""
         return open_runtime(
-            bundle, self.runtime, device=self.device, precision=self.precision, lanes=self.lanes,
+            bundle, self.runtime, device=self.device_names[0], precision=self.precision, lanes=self.lanes,
             engine_cache=self.engine_cache,
         )  # fmt: skip
 

@@ -25,7 +25,9 @@ async def livez(request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """200 while requests are welcome; 503, saying why, while starting or stopping, and while no device works."""
     call = Call(request)
-    return _probed("ready", call.served, probes.why_not_ready(call.served, call.gate, call.settings))
+    processes = request.scope["app"].state.processes
+    fault = probes.why_not_ready(call.served, call.gate, call.settings, processes)
+    return _probed("ready", call.served, fault)
 
 
 @router.get("/startupz")
@@ -51,4 +53,6 @@ async def metrics(request: Request) -> Response:
 async def info(request: Request) -> Response:
     """What is served, by which runtime, within which limits."""
     call = Call(request)
-    return encode.json(describe(call.engine, call.settings))
+    processes = request.scope["app"].state.processes
+    told = {} if processes is None else {"processes": processes}
+    return encode.json(describe(call.engine, call.settings) | told)
