@@ -132,8 +132,8 @@ def test_an_image_turned_by_exif_is_the_upright_one(served: Served) -> None:
     turned = Image.open(io.BytesIO(rotated(6)))
     upright = encoded(turned.transpose(Image.Transpose.ROTATE_270), "PNG")
     parts = [("file", rotated(6)), ("file", upright), ("file", rotated(1))]
-    vectors = served.http.post("/embed", files=parts).json()["embeddings"]
-    assert vectors[0] == vectors[1] != vectors[2]
+    a, b, c = np.array(served.http.post("/embed", files=parts).json()["embeddings"])
+    assert a @ b > 0.9999 > a @ c  # the JPEG is decoded at a part of its size, and turned when it is scaled
 
 
 BAD_JSON: dict[str, tuple[Any, int, str, str, str]] = {
