@@ -77,8 +77,8 @@ def decode_image(
     """Decode to 1 (L), 3 (RGB) or 4 (RGBA, not laid over white) channels.
 
     `max_pixels` is held against the header, before anything is decoded. With `target`, a JPEG may be decoded at a part
-    of its size that still covers `target`, or nearly: much faster for photos. `formats`: those allowed, of `bundle.formats.ALL`;
-    None is its default ones.
+    of its size that still covers `target`, or nearly: much faster for photos. `formats`: those allowed, of
+    `bundle.formats.ALL`; None is its default ones.
 
     Errors: UnsupportedMedia, InvalidInput (empty, truncated, corrupt), TooLarge; each carries `index`.
     """

@@ -18,8 +18,8 @@ from bundle.manifest import Preprocess, Size
 
 _RESAMPLING: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
-# From this reduction on, Pillow's HAMMING stands in for the bicubic where a JPEG was decoded whole, because no part of it
-# was enough: half as many taps, and hardly less sharp (docs/decisions/0060-decoding.md).
+# From this reduction on, Pillow's HAMMING stands in for the bicubic where a JPEG was decoded whole, because no part of
+# it was enough: half as many taps, and hardly less sharp (docs/decisions/0060-decoding.md).
 _HAMMING_FROM: Final = 4 / 3
 
 # EXIF orientation -> what brings the image upright (Exif 2.32, tag 0x0112)
