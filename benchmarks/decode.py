@@ -2,12 +2,11 @@
 
     python -m benchmarks.decode --images photos/ [--bundle bundles/vit-tiny-224]
 
-Each kind of file, cut to 224 and 64 pixels, by four ways in turns, single-threaded: the common recipe with Pillow
-(open, convert, resize the shorter side by bicubic, crop), the same with Pillow's draft, OpenCV where it is installed
-(its closest: INTER_AREA), and ours. Speed is the median of the paired ratios to plain Pillow. Likeness is to the
-reference preprocessing: every pixel decoded by Pillow, and the covering box resampled by its bicubic. The cosine is of
-`mean` and `cls`, the lower one, of a bundle with that input size: the default one for 64, an untrained ViT-Ti/16 for
-224.
+Each kind of file, cut to 224 and 64 pixels, by four ways in turns, on one thread: the common recipe with Pillow (open,
+convert, resize the shorter side by bicubic, crop), the same with Pillow's draft, OpenCV where it is installed (its
+closest: INTER_AREA), and ours. Speed is the median of the paired ratios to plain Pillow. Likeness is to the reference
+preprocessing: every pixel decoded by Pillow, and the covering box resampled by its bicubic. The cosine is of `mean`
+and `cls`, the lower one, of a bundle with that input size: the default one for 64, an untrained ViT-Ti/16 for 224.
 Without --images the photos are made: smooth shapes with noise.
 """
 
@@ -19,8 +18,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +36,6 @@ from bundle.store import Bundle, load_bundle
 from runtime.agreement import cosines
 from runtime.base import Runtime
 from runtime.select import open_runtime
-
-try:
-    import cv2 as _cv2
-except ImportError:
-    _cv2 = None
 
 Pixels = NDArray[np.uint8]
 Way = Callable[[bytes], Pixels]
@@ -103,12 +99,13 @@ def ways(target: int) -> dict[str, Way]:
         return np.asarray(image.crop((left, top, left + target, top + target)))
 
     found: dict[str, Way] = {"Pillow": pillow, "Pillow, draft": lambda data: pillow(data, draft=True)}
-    if _cv2 is not None:
-        found["OpenCV"] = lambda data: _opencv(_cv2, data, target)
+    if find_spec("cv2") is not None:
+        cv2 = import_module("cv2")
+        found["OpenCV"] = lambda data: _opencv(cv2, data, target)
     return found | {"ours": lambda data: preprocess(data, spec)}
 
 
-def _opencv(cv2: ModuleType, data: bytes, target: int) -> Pixels:
+def _opencv(cv2: Any, data: bytes, target: int) -> Pixels:
     image = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     height, width = image.shape[:2]
     scale = target / min(height, width)

@@ -24,9 +24,9 @@ MAX_PIXELS: Final = 50_000_000
 
 MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's mode
 
-# Eighths of its size at which a JPEG may be decoded. libjpeg-turbo knows 3, 6 and 7 too, but has fast code for powers
-# of 2 alone: those take longer than the next power. So does 5, but it leaves so much less to resample that it pays.
-_EIGHTHS: Final = (1, 2, 4, 5)
+# Eighths of its size at which a JPEG may be decoded, and how much of the target each must cover. libjpeg-turbo has fast
+# code for powers of 2 alone. A half may be enlarged a little: what it lacks, the bicubic reduction damps anyway.
+_EIGHTHS: Final = {1: 1.0, 2: 1.0, 4: 5 / 6}
 
 # How colour may be stored for libjpeg to give it, at a part of the size, the resolution that the brightness has: at all
 # or half of it in both directions. Stored otherwise (4:2:2, 4:1:1), it has half of that or less.
@@ -39,14 +39,14 @@ class Picture:
 
     image: as stored. extent: (height, width) of the picture in pixels of `image`; where a JPEG was decoded at a part of
     its size, the last row and column may reach beyond the picture by a part of a pixel. orientation: EXIF's, 1 to 8.
-    full_size: of the file, as stored. is_jpeg: whether it was one.
+    full_size: of the file, as stored. is_whole_jpeg: whether it was a JPEG, decoded at its full size.
     """
 
     image: Image.Image
     extent: tuple[float, float]
     orientation: int
     full_size: Size
-    is_jpeg: bool
+    is_whole_jpeg: bool
 
     @property
     def size(self) -> Size:
@@ -62,7 +62,7 @@ def upright_size(size: Size, orientation: int) -> Size:
 def whole_picture(image: Image.Image) -> Picture:
     """An upright image that was not decoded here."""
     size = (image.height, image.width)
-    return Picture(image, size, 1, size, is_jpeg=False)
+    return Picture(image, size, 1, size, is_whole_jpeg=False)
 
 
 def decode_image(
@@ -77,8 +77,8 @@ def decode_image(
     """Decode to 1 (L), 3 (RGB) or 4 (RGBA, not laid over white) channels.
 
     `max_pixels` is held against the header, before anything is decoded. With `target`, a JPEG may be decoded at a part
-    of its size that still covers `target`: much faster for photos. `formats`: those allowed, of `bundle.formats.ALL`;
-    None is its default ones.
+    of its size that still covers `target`, or nearly: much faster for photos. `formats`: those allowed, of
+    `bundle.formats.ALL`; None is its default ones.
 
     Errors: UnsupportedMedia, InvalidInput (empty, truncated, corrupt), TooLarge; each carries `index`.
     """
@@ -103,7 +103,8 @@ def decode_image(
             _check_pixels(image.width, image.height, max_pixels, index)
             full_size = extent = (image.height, image.width)
         orientation = _orientation(image)  # after load: a PNG may keep its EXIF behind the pixels
-        return Picture(_convert(image, MODES[channels], index), extent, orientation, full_size, is_jpeg)
+        is_whole = is_jpeg and extent == full_size
+        return Picture(_convert(image, MODES[channels], index), extent, orientation, full_size, is_whole)
     except InvalidInput:
         raise
     except Exception as e:  # decoders answer hostile bytes with errors of every type
@@ -119,7 +120,7 @@ def image_size(data: bytes, *, formats: Sequence[str] | None = None, index: int 
 
 
 def _decode_jpeg(data: bytes, channels: int, max_pixels: int, target: Size | None, index: int) -> Picture | None:
-    """By libjpeg-turbo directly, which scales by more fractions than Pillow asks it for; the same pixels at full size.
+    """By libjpeg-turbo directly, with less around it than in Pillow; the same pixels at the same part of the size.
 
     None where it finds anything to object to, a warning too: what becomes of such a file is Pillow's to say.
     """
@@ -147,16 +148,18 @@ def _decode_jpeg(data: bytes, channels: int, max_pixels: int, target: Size | Non
         return None
     image = Image.fromarray(pixels[..., 0] if as_grey else pixels)
     extent = (height * eighths / 8, width * eighths / 8)
-    return Picture(image.convert(MODES[channels]), extent, orientation, (height, width), is_jpeg=True)
+    if image.mode != MODES[channels]:  # else it would be copied
+        image = image.convert(MODES[channels])
+    return Picture(image, extent, orientation, (height, width), is_whole_jpeg=eighths == 8)
 
 
 def _eighths(size: Size, target: Size, times: int) -> int:
-    """The smallest part of the picture that still covers `target` that many times.
+    """The smallest part of the picture that covers enough of `target`, that many times.
 
     8 for less than 8 pixels, where two parts may give the same size.
     """
     scale = min(size[0] / target[0], size[1] / target[1]) / times
-    return next((part for part in _EIGHTHS if part * scale >= 8), 8) if max(size) >= 8 else 8
+    return next((part for part, cover in _EIGHTHS.items() if part * scale / 8 >= cover and max(size) >= 8), 8)
 
 
 def _has_app1(data: bytes) -> bool:
@@ -234,4 +237,4 @@ def _convert(image: Image.Image, mode: str, index: int) -> Image.Image:
     if image.has_transparency_data and mode != "RGBA":
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)

@@ -18,9 +18,9 @@ from bundle.manifest import Preprocess, Size
 
 _RESAMPLING: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
-# Between these reductions of a JPEG its DCT saves nothing or little. There Pillow's HAMMING stands in for the bicubic:
-# half as many taps, and hardly less sharp (docs/decisions/0060-decoding.md).
-_HAMMING_FROM, _HAMMING_BELOW = 4 / 3, 2
+# From this reduction on, Pillow's HAMMING stands in for the bicubic where a JPEG was decoded whole, because no part of
+# it was enough: half as many taps, and hardly less sharp (docs/decisions/0060-decoding.md).
+_HAMMING_FROM: Final = 4 / 3
 
 # EXIF orientation -> what brings the image upright (Exif 2.32, tag 0x0112)
 _UPRIGHT: Final = {
@@ -100,7 +100,7 @@ def _cover(picture: Picture, spec: Preprocess) -> NDArray[np.uint8]:
 
 def _resampling(picture: Picture, spec: Preprocess) -> Image.Resampling:
     reduction = min(side / wanted for side, wanted in zip(picture.size, spec.resize, strict=True))
-    if spec.interpolation == "bicubic" and picture.is_jpeg and _HAMMING_FROM <= reduction < _HAMMING_BELOW:
+    if spec.interpolation == "bicubic" and picture.is_whole_jpeg and reduction >= _HAMMING_FROM:
         return Image.Resampling.HAMMING
     return _RESAMPLING[spec.interpolation]
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bundle.errors import DeadlineExceeded, InvalidInput
 from bundle.masking import Masking, keep_ids, masking_from_removed, random_masking
+from bundle.preprocess import preprocess
 from bundle.store import Bundle
 from runtime.cores import usable_cores
 from service.admission import Admission
@@ -146,8 +147,7 @@ class Engine:
         """Decode one image of nothing: Pillow looks for its decoders at the first, which takes a moment."""
         channels = self.manifest.model.channels
         nothing = encode_png(np.zeros((1, 1, channels), np.uint8))
-        item = Item(nothing, np.empty(0, np.int64))
-        await self.offload(lambda: self._decoder(item))
+        await self.offload(lambda: preprocess(nothing, self.manifest.preprocess, channels=channels))
 
     async def close(self) -> None:
         """What is in flight fails with Unavailable; threads, connections and the device end."""

@@ -111,17 +111,17 @@ async def test_a_cancelled_image_keeps_its_place_until_the_device_lets_go(fake_b
         devices = made.devices(num_slots=2)
         await devices.met()
         with made.hold:
-            running = devices.submit(EMBED, image(1), deadline=1.0)
+            running = devices.submit(EMBED, image(1), deadline=float("inf"))
             await until(lambda: made.runtime.calls)
-            waiting = devices.submit(EMBED, image(2), deadline=2.0)
+            waiting = devices.submit(EMBED, image(2), deadline=float("inf"))
             running.cancel()
             waiting.cancel()
             await until(lambda: devices.held == 2)
             await until(lambda: made.server.lingering == 2)
             with pytest.raises(Overloaded):
-                devices.submit(EMBED, image(3), deadline=3.0)
+                devices.submit(EMBED, image(3), deadline=float("inf"))
         await until(lambda: devices.held == 0)
-        await devices.submit(EMBED, image(3), deadline=3.0)
+        await devices.submit(EMBED, image(3), deadline=float("inf"))
         assert made.runtime.calls == [("encoder", 1)] * 2  # what waited and was cancelled was never run
         await devices.close()
 
@@ -132,7 +132,7 @@ async def test_an_error_of_the_device_is_its_senders_alone(fake_bundle: Bundle) 
         await devices.met()
         made.poison = image(2).pixels
         with made.hold:
-            asked = [devices.submit(EMBED, image(seed), deadline=1.0) for seed in range(5)]
+            asked = [devices.submit(EMBED, image(seed), deadline=float("inf")) for seed in range(5)]
             await until(lambda: made.runtime.calls)
         outcomes = await asyncio.gather(*asked, return_exceptions=True)
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
@@ -147,8 +147,8 @@ async def test_what_was_in_flight_fails_and_the_next_connection_serves(fake_bund
         devices = made.devices(num_slots=2)
         await devices.met()
         with made.hold:
-            lost = devices.submit(EMBED, image(1), deadline=1.0)
-            cancelled = devices.submit(EMBED, image(2), deadline=1.0)
+            lost = devices.submit(EMBED, image(1), deadline=float("inf"))
+            cancelled = devices.submit(EMBED, image(2), deadline=float("inf"))
             await until(lambda: made.runtime.calls)
             cancelled.cancel()
             made.restart()
@@ -156,7 +156,7 @@ async def test_what_was_in_flight_fails_and_the_next_connection_serves(fake_bund
                 await lost
         assert devices.held == 0
         await devices.met()
-        both = [devices.submit(EMBED, image(seed), deadline=1.0) for seed in (3, 4)]
+        both = [devices.submit(EMBED, image(seed), deadline=float("inf")) for seed in (3, 4)]
         for seed, done in zip((3, 4), await asyncio.gather(*both), strict=True):
             (want,) = Programs(fake_bundle.manifest, FakeRuntime(fake_bundle)).run(EMBED, [image(seed)])
             np.testing.assert_array_equal(done.value.value, want)
@@ -170,10 +170,10 @@ async def test_nothing_is_ready_before_a_hello(fake_bundle: Bundle) -> None:
         await asyncio.sleep(0.05)
         assert not devices.ready
         with pytest.raises(Unavailable, match="no device is ready"):
-            devices.submit(EMBED, image(1), deadline=1.0)
+            devices.submit(EMBED, image(1), deadline=float("inf"))
         made.restart()  # accepts what had been waiting at the socket
         await devices.met()
-        await devices.submit(EMBED, image(1), deadline=1.0)
+        await devices.submit(EMBED, image(1), deadline=float("inf"))
         await devices.close()
 
 
@@ -197,7 +197,7 @@ async def test_a_reply_that_nobody_asked_for_cuts_the_connection(
         guest.link.send(Reply("done", 0, 99).pack())
         await until(lambda: "it answered job 99 in slot 0" in caplog.text)
         await until(lambda: made.server._guests != {guest} and devices.ready)
-        await devices.submit(EMBED, image(1), deadline=1.0)
+        await devices.submit(EMBED, image(1), deadline=float("inf"))
         await devices.close()
 
 
@@ -234,12 +234,12 @@ async def test_several_devices_share_by_their_pace(fake_bundle: Bundle) -> None:
         await until(lambda: all(member.ready for member in devices.members))
         fast, slow = devices.members
         with made.hold:
-            asked = [devices.submit(EMBED, image(seed), deadline=1.0) for seed in range(8)]
+            asked = [devices.submit(EMBED, image(seed), deadline=float("inf")) for seed in range(8)]
             assert (fast.pending, slow.pending) == (4, 4)  # nothing is known of their pace yet
         await asyncio.gather(*asked)
         fast.pace._gap_s, slow.pace._gap_s = 0.01, 0.03
         with made.hold:
-            asked = [devices.submit(EMBED, image(seed), deadline=1.0) for seed in range(8)]
+            asked = [devices.submit(EMBED, image(seed), deadline=float("inf")) for seed in range(8)]
             assert (fast.pending, slow.pending) == (6, 2)  # done with them after 60 ms
             assert soonest([slow]) is slow
         await asyncio.gather(*asked)
