@@ -21,6 +21,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
+_TIMEOUT_NAME = TIMEOUT_HEADER.encode()
 _OPEN = {"/", "/livez", "/readyz", "/metrics", "/info", "/docs", "/openapi.json"}  # never behind the key
 _CLIENT_LEFT = 499  # nobody reads it; nginx's number, for the metrics
 _UNROUTED = "unmatched"
@@ -190,7 +191,7 @@ def _carries(headers: Headers, key: bytes) -> bool:
 
 def _timeout_s(scope: Scope, longest_ms: float) -> float:
     """The service's limit, or less where the caller asks for less."""
-    text = header(scope, TIMEOUT_HEADER.encode())
+    text = header(scope, _TIMEOUT_NAME)
     if text is None:
         return longest_ms / 1000
     try:
