@@ -121,10 +121,10 @@ class Served:
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[Served]:
-    """The app behind uvicorn on a loopback port, on a thread of its own."""
+def serving(app: FastAPI, port: int = 0) -> Iterator[Served]:
+    """The app behind uvicorn on a loopback port, any free one if 0, on a thread of its own."""
     config = uvicorn.Config(
-        app, port=0, loop="uvloop", http="httptools", ws="none", lifespan="on", log_config=None, access_log=False,
+        app, port=port, loop="uvloop", http="httptools", ws="none", lifespan="on", log_config=None, access_log=False,
         timeout_graceful_shutdown=5,
     )  # fmt: skip
     server = uvicorn.Server(config)
@@ -150,10 +150,11 @@ def serving_fake(
     lanes: int = 1,
     max_batch: int = 8,
     fail_on: Callable[[NDArray[Any]], bool] | None = None,
+    port: int = 0,
     **settings: Any,
 ) -> Iterator[tuple[Served, FakeRuntime]]:
     runtime = FakeRuntime(bundle, latency_ms=latency_ms, lanes=lanes, max_batch=max_batch, fail_on=fail_on)
-    with serving(create_app(Settings(**settings), bundle=bundle, runtime=runtime)) as served:
+    with serving(create_app(Settings(**settings), bundle=bundle, runtime=runtime), port) as served:
         yield served, runtime
 
 
