@@ -65,11 +65,15 @@ class Failed(ServiceError):
 class PillowImage(Protocol):
     """An image of Pillow, which need not be installed."""
 
-    mode: str
+    @property
+    def mode(self) -> str: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
 
     def save(self, fp: Any, format: str | None = None, **params: Any) -> None: ...  # noqa: A002
 
-    def convert(self, mode: str) -> PillowImage: ...
+    def convert(self, mode: str | None = None) -> Any: ...
 
 
 Image = Path | bytes | NDArray[np.uint8] | PillowImage
@@ -112,8 +116,8 @@ class Attempts:
         return max(0.001, self._until - self._clock())
 
     def timeout_header(self) -> dict[str, str]:
-        """So that the service drops what nobody waits for any more."""
-        return {"x-request-timeout-ms": f"{self.left_s * 1000:.0f}"}
+        """So that the service drops what nobody waits for any more; a little less, for its 504 to arrive in time."""
+        return {"x-request-timeout-ms": f"{self.left_s * 950:.1f}"}
 
     def pause_s(self, outcome: httpx.Response | httpx.TransportError, offset: int) -> float:
         """Seconds until the next try. ClientError if there is to be none: it would not help, or be too late."""
@@ -225,8 +229,8 @@ def _size(image: Image) -> int:
         return len(image)
     if isinstance(image, np.ndarray):
         return int(image.nbytes) + image.shape[0] + 1024
-    width, height = getattr(image, "size", (0, 0))  # Pillow's
-    return int(width * height * 4 + height + 1024)
+    width, height = image.size
+    return width * height * 4 + height + 1024
 
 
 def _check_array(image: NDArray[np.uint8], index: int) -> None:

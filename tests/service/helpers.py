@@ -195,6 +195,11 @@ def free_port() -> int:
         return port
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 class RedisServer:
     """A real Redis on a loopback port that keeps nothing; can be killed, frozen and started again."""
 
@@ -204,19 +209,16 @@ class RedisServer:
         self._folder = folder
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *more: str) -> None:
+        """`more`: options of redis-server beyond what makes it quiet."""
         binary = shutil.which("redis-server") or str(Path(sys.executable).with_name("redis-server"))
-        options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(self._folder)]
+        options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(self._folder), *more]
         command = [binary, "--port", str(self.port), *options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        eventually(self._answers)
+        eventually(lambda: listens(self.port))
 
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
             self.process.wait(10)
             self.process = None
-
-    def _answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
