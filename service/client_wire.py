@@ -230,7 +230,8 @@ def _size(image: Image) -> int:
     if isinstance(image, np.ndarray):
         return int(image.nbytes) + image.shape[0] + 1024
     width, height = image.size
-    return width * height * 4 + height + 1024
+    num_bytes: int = width * height * 4 + height + 1024
+    return num_bytes
 
 
 def _check_array(image: NDArray[np.uint8], index: int) -> None:

@@ -187,8 +187,9 @@ def read_settings(argv: Sequence[str]) -> Settings:
 
 
 def _describe(loc: tuple[int | str, ...], message: str, flags: Mapping[str, str]) -> str:
+    message = message.removeprefix("Value error, ")
     if not loc:
-        return message.removeprefix("Value error, ")
+        return message
     name = str(loc[0])
     return f"{_flag(name) if name in flags else PREFIX + name.upper()}: {message}"
 
