@@ -228,7 +228,7 @@ def _size(image: Image) -> int:
     if isinstance(image, bytes):
         return len(image)
     if isinstance(image, np.ndarray):
-        return int(image.nbytes) + image.shape[0] + 1024
+        return int(image.nbytes + image.shape[0] + 1024)
     width, height = image.size
     num_bytes: int = width * height * 4 + height + 1024
     return num_bytes
