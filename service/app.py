@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bundle.store import Bundle, load_bundle
+from bundle.store import Bundle
 from runtime import Runtime
-from runtime.selfcheck import prove
 from service.call import DirectRouter
-from service.decoding import Decoder
-from service.device import LocalDevice
 from service.engine import Engine
 from service.gate import Gate, GateMiddleware
 from service.info import maeve_version
 from service.metrics import Metrics
-from service.programs import Programs
+from service.opening import Opened, load, open_bundle, start_engine
 from service.routes import classify, embed, ops, pages, reconstruct
 from service.settings import Settings
+from service.tracing import open_tracing
 
+_REFRESH_S = 1.0
 _DESCRIPTION = "Embeds, classifies and reconstructs images with a Masked Autoencoder."
 
 
@@ -52,58 +52,64 @@ class Service(FastAPI):
         """
         before: Engine | None = self.state.engine
         self.state.engine = engine
+        self.state.started |= engine is not None
         if before is not None:
             await self.state.gate.settled()
             await before.close()
 
 
-def local_device(bundle: Bundle, runtime: Runtime, settings: Settings, metrics: Metrics) -> LocalDevice:
-    """A lane that is a core decodes its images best itself: another thread would only share that core. A device beside
-    the cores wants its images ready.
-    """
-    on_lanes = settings.decode_threads == 0 or (settings.decode_threads is None and runtime.device == "cpu")
-    return LocalDevice(
-        Programs(bundle.manifest, runtime), runtime, metrics, max_batch=settings.max_batch or runtime.max_batch,
-        decoder=Decoder(bundle.manifest, max_pixels=settings.max_pixels) if on_lanes else None,
-    )  # fmt: skip
-
-
 def create_app(
-    settings: Settings, *, bundle: Bundle | None = None, runtime: Runtime | None = None, proven: bool = False
-) -> FastAPI:
+    settings: Settings,
+    *,
+    bundle: Bundle | None = None,
+    runtime: Runtime | None = None,
+    proven: bool = False,
+    metrics: Metrics | None = None,
+) -> Service:
     """The service as an ASGI app. Its lifespan loads the bundle and opens the runtime, unless they are given, and
-    closes the runtime in either case: it serves this app alone. `proven`: the runtime was held against the bundle.
+    closes the runtime in either case: it serves this app alone. `proven`: bundle and runtime come from `open_bundle`.
 
-    BundleError and RuntimeUnavailable come out of the lifespan's start.
+    SettingsError if traces are asked for and cannot be made; BundleError and RuntimeUnavailable come out of the
+    lifespan's start.
     """
-    metrics = Metrics()
+    metrics = metrics or Metrics()
     gate = Gate()
+    tracing = open_tracing() if settings.traces else None
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loaded = bundle or load_bundle(settings.bundle)
-        opened = runtime or settings.open_runtime(loaded)
-        if not proven:
-            prove(loaded, opened)
-        engine = Engine(loaded, local_device(loaded, opened, settings, metrics), settings, metrics)
-        await engine.warm_up()
-        app.state.engine = engine
+    async def lifespan(app: Service) -> AsyncIterator[None]:
+        loaded = bundle or load(settings)
+        opened = Opened(loaded, runtime) if runtime and proven else open_bundle(loaded, settings, runtime)
+        await app.adopt(await start_engine(opened, settings, metrics))
+        refresher = asyncio.create_task(_keep_fresh(metrics)) if metrics.shared else None
         try:
             yield
         finally:
             gate.drain()
             if app.state.engine is not None:
                 await app.state.engine.close()
+            if refresher is not None:
+                refresher.cancel()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
     app = Service(
         title="Maeve", description=_DESCRIPTION, version=maeve_version(), lifespan=lifespan,
         docs_url=None, redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # asked for at every request
     )  # fmt: skip
-    app.state.settings, app.state.metrics, app.state.gate, app.state.engine = settings, metrics, gate, None
+    app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
+    app.state.engine, app.state.started = None, False
     metrics.watch("maeve_requests_in_flight", "Requests for work not answered yet.", lambda: gate.in_flight)
-    app.add_middleware(GateMiddleware, gate=gate, settings=settings, metrics=metrics)
+    app.add_middleware(GateMiddleware, gate=gate, settings=settings, metrics=metrics, tracing=tracing)
     routers = (embed.router, classify.router, reconstruct.router, ops.router, pages.make_router())
     # Not include_router: it would keep the routers as they are, match every request in two steps, and do so last.
     app.router.routes[:0] = [route for router in routers for route in router.routes]
     return app
+
+
+async def _keep_fresh(metrics: Metrics) -> None:
+    """What is watched changes without an event that could tell the other processes."""
+    while True:
+        metrics.refresh()
+        await asyncio.sleep(_REFRESH_S)

@@ -83,6 +83,11 @@ class Batcher(Generic[K, I, R]):
         """Whether every lane's thread runs."""
         return all(lane.is_alive() for lane in self._lanes)
 
+    def waiting(self) -> dict[K, int]:
+        """How many items of each key no lane has taken yet, those included that were cancelled. For any thread."""
+        with self._changed:
+            return {key: len(heap) for key, heap in self._pending.items()}
+
     def submit(self, key: K, item: I, *, deadline: float = float("inf")) -> asyncio.Future[Done[R]]:
         """Enqueue. `deadline` only orders; whoever waits cancels the future when its time is over.
 

@@ -6,6 +6,7 @@ the cores that the model needs.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from service.gate import Gate
 from service.headers import header
 from service.images import read_images
 from service.metrics import Metrics
+from service.record import Record
 from service.settings import Settings
 
 Q = TypeVar("Q", bound=BaseModel)
@@ -84,6 +86,7 @@ class Call:
         self._request = request
         self.accept: str | None = header(request.scope, b"accept")
         self.deadline: float = request.scope["maeve.deadline"]
+        self._record: Record = request.scope["maeve.record"]
 
     @property
     def settings(self) -> Settings:
@@ -106,6 +109,17 @@ class Call:
         return CachePolicy.of(header(self._request.scope, b"cache-control"))
 
     @property
+    def started(self) -> bool:
+        """Whether there has been an engine yet."""
+        started: bool = self._state.started
+        return started
+
+    @property
+    def served(self) -> Engine | None:
+        """The engine, or None while there is none."""
+        return self._engine
+
+    @property
     def engine(self) -> Engine:
         """The same for the whole request. Unavailable while there is none."""
         if self._engine is None:
@@ -119,11 +133,22 @@ class Call:
 
     async def images(self, at_most: int | None = None) -> list[bytes]:
         """The encoded images of the body; up to the setting's number unless told otherwise. Raises as `read_images`."""
-        return await read_images(self._request, self.settings, max_images=at_most or self.settings.max_images)
+        start = time.perf_counter()
+        try:
+            images = await read_images(self._request, self.settings, max_images=at_most or self.settings.max_images)
+        finally:
+            self._record.stages["read"] = time.perf_counter() - start
+        self._record.num_images = len(images)
+        return images
 
-    async def render(self, answer: Answer, work: Callable[[], Response]) -> Response:
-        """Make the response here, or on another thread where it is a large one."""
-        return work() if answer.num_values <= _RENDER_INLINE_VALUES else await self.engine.offload(work)
+    async def render(self, answer: Answer, work: Callable[[], Response], *, heavy: bool = False) -> Response:
+        """Make the response here, or on another thread where it is a large one or `heavy` work."""
+        self._record.take(answer.stages, num_cached=sum(answer.cached))
+        start = time.perf_counter()
+        inline = answer.num_values <= _RENDER_INLINE_VALUES and not heavy
+        response = work() if inline else await self.engine.offload(work)
+        self._record.stages["encode"] = time.perf_counter() - start
+        return response
 
 
 @lru_cache(maxsize=256)  # clients send the same few over and over

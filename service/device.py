@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from runtime import Runtime
@@ -13,7 +14,7 @@ from service.batcher import Batcher, Done
 from service.cache import Vector
 from service.decoding import Decoder
 from service.metrics import Metrics
-from service.programs import Item, Program, Programs
+from service.programs import OPERATIONS, Item, Operation, Program, Programs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,11 @@ class LocalDevice:
         self._decoder = decoder
         self._programs = programs
         self._metrics = metrics
-        self._batcher: Batcher[Program, Item, Computed] = Batcher(self._run, lanes=runtime.lanes, max_batch=max_batch)
+        run = metrics.counting_busy(runtime.device, self._run)
+        self._batcher: Batcher[Program, Item, Computed] = Batcher(run, lanes=runtime.lanes, max_batch=max_batch)
+        for operation in OPERATIONS:
+            waiting = partial(self._waiting, operation)
+            metrics.watch("maeve_queued_images", "Images that wait for a lane.", waiting, operation=operation)
 
     @property
     def infos(self) -> tuple[DeviceInfo, ...]:
@@ -117,6 +122,9 @@ class LocalDevice:
     async def close(self) -> None:
         await self._batcher.close()
         self.runtime.close()
+
+    def _waiting(self, operation: Operation) -> int:
+        return sum(n for program, n in self._batcher.waiting().items() if program.operation == operation)
 
     def _run(self, program: Program, items: list[Item]) -> list[Computed | Exception]:
         """On a lane: a result per item. A broken image is an error of its own."""

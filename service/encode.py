@@ -134,10 +134,8 @@ class Answered(Response):
             (b"content-type", media_type.encode()),
             *headers,
         ]
-        if answer is not None:
-            self.raw_headers.append((b"server-timing", _timing(answer.stages) if answer.stages else _NO_TIME))
-            if not answer.stored:
-                self.raw_headers.append((b"cache-control", b"no-store"))
+        if answer is not None and not answer.stored:
+            self.raw_headers.append((b"cache-control", b"no-store"))
 
 
 @lru_cache(maxsize=64)
@@ -158,15 +156,6 @@ def _contiguous(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return np.ascontiguousarray(value) if not value.flags.c_contiguous else value.tolist()
     raise TypeError(f"{type(value).__name__} has no JSON form")
-
-
-def _timing(stages: Mapping[str, float]) -> bytes:
-    """Server-Timing in milliseconds (https://www.w3.org/TR/server-timing/); for each stage, the slowest image's."""
-    every = {"cache": 0.0, "decode": 0.0, "queue": 0.0, "infer": 0.0, **stages}
-    return ", ".join([f"{name};dur={seconds * 1000:.2f}" for name, seconds in every.items()]).encode()
-
-
-_NO_TIME = _timing({})
 
 
 def _octets(tensor: Tensor) -> bytes:

@@ -23,7 +23,7 @@ from bundle.store import Bundle
 from runtime.cores import usable_cores
 from service.admission import Admission
 from service.cache import NO_STORE, USE, CachePolicy, MemoryCache, RemoteCache, Vector, context_key, image_key
-from service.decoding import Decoder
+from service.decoding import make_decoder
 from service.device import Device
 from service.errors import BadParameter, NotOffered
 from service.flights import Flight, Flights, all_landed
@@ -87,7 +87,7 @@ class Engine:
         self.manifest = bundle.manifest
         self.device = device
         self._metrics = metrics
-        self._decoder = Decoder(bundle.manifest, max_pixels=settings.max_pixels)
+        self._decoder = make_decoder(bundle.manifest, settings)
         threads = usable_cores() if settings.decode_threads is None else settings.decode_threads
         self._decoders = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode")
         self._embed_job = lru_cache(maxsize=256)(self._make_embed_job)
@@ -97,6 +97,7 @@ class Engine:
         self._private = 0  # requests so far that would not share
         self.admission = Admission(settings.max_queue, held=lambda: device.held)
         self._watch()
+        metrics.watch("maeve_decode_threads", "Threads that decode images beside the model.", lambda: threads)
 
     async def embed(
         self, images: Sequence[bytes], query: EmbedQuery, deadline: float, policy: CachePolicy = USE
@@ -271,17 +272,26 @@ class Engine:
 
     def _watch(self) -> None:
         watch = self._metrics.watch
-        devices = [(info.runtime, info.device, info.precision) for info in self.device.infos]
+        devices = [(info.runtime, info.device, info.precision, info.lanes) for info in self.device.infos]
         self._metrics.describe(self.manifest.name, self.manifest.digest, devices)
-        watch("maeve_pending_images", "Images waiting or being worked on.", lambda: self.admission.pending)
-        watch("maeve_drain_seconds", "When the pending images will be done, at the present pace.", self._drain_s)
-        watch("maeve_batch_cap", "Most images per model call, as of now.", self._batch_cap)
+        admission, drain, ready = self.admission, self._drain_s, lambda: self.device.ready
+        watch("maeve_pending_images", "Images waiting or being worked on.", lambda: admission.pending)
+        watch("maeve_places", "Places for images that wait or are worked on.", lambda: admission.max_queue)
+        watch("maeve_places_held", "Places that cancelled images hold for a moment yet.", lambda: self.device.held)
+        watch("maeve_drain_seconds", "When the pending images will be done, at the present pace.", drain, across="max")
+        watch("maeve_batch_cap", "Most images per model call, as of now.", self._batch_cap, across="min")
+        watch("maeve_device_ready", "1 while what is sent to the device is computed.", ready, across="min")
+        watch("maeve_device_call_seconds", "Age of the oldest model call that runs.", self._stalled_s, across="max")
         watch("maeve_cache_bytes", "Memory taken by results in this process.", lambda: self.memory.num_bytes)
         watch("maeve_cache_entries", "Results in this process.", lambda: len(self.memory))
-        watch("maeve_redis_up", "1 while Redis is in use and answers.", lambda: bool(self.remote and self.remote.up))
+        up = lambda: bool(self.remote and self.remote.up)  # noqa: E731
+        watch("maeve_redis_up", "1 while Redis is in use and answers.", up, across="min")
 
     def _batch_cap(self) -> int:
         return min(info.max_batch for info in self.device.infos)
+
+    def _stalled_s(self) -> float:
+        return self.device.stalled_s
 
     def _drain_s(self) -> float:
         return self.admission.drain_s() if self.admission.pending else 0.0

@@ -61,10 +61,9 @@ _UNAVAILABLE_RETRY_S = "1"
 
 def error_response(error: Exception) -> Response:
     """The answer to any error that a request ended in: ours, the router's, or one that nobody foresaw."""
+    status, kind = classify(error)
     if isinstance(error, HTTPException):
-        kind = HTTP_TYPES.get(error.status_code, "http_error")
-        return _response(error.status_code, kind, error.detail, None, dict(error.headers or {}))
-    status, kind = _classify(error)
+        return _response(status, kind, error.detail, None, dict(error.headers or {}))
     if status == INTERNAL[0]:
         log.error("request failed", exc_info=error)
         return _response(status, kind, "the service failed on this request; its log says more")
@@ -75,7 +74,10 @@ def error_response(error: Exception) -> Response:
     return _response(status, kind, str(error), param, _headers(error))
 
 
-def _classify(error: Exception) -> tuple[int, str]:
+def classify(error: Exception) -> tuple[int, str]:
+    """Its status and type."""
+    if isinstance(error, HTTPException):
+        return error.status_code, HTTP_TYPES.get(error.status_code, "http_error")
     for cls in type(error).__mro__:
         if cls in ERRORS:
             return ERRORS[cls]

@@ -16,7 +16,8 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from bundle.preprocess import MAX_PIXELS
+from bundle.decode import MAX_PIXELS
+from bundle.formats import DEFAULT, parse_formats
 from bundle.store import Bundle
 from runtime import DEVICE_PATTERN, PrecisionName, Runtime, RuntimeName, open_runtime
 from service.redis_url import parse_redis_url
@@ -33,6 +34,14 @@ _Duration = Annotated[float, Field(gt=0)]
 def _redis_url(url: str) -> str:
     parse_redis_url(url)
     return url
+
+
+_DEFAULT_FORMATS = f"{', '.join(DEFAULT[:-1])}, and {DEFAULT[-1]}"
+
+
+def _check_formats(text: str) -> str:
+    parse_formats(text)
+    return text
 
 
 class SettingsError(ValueError):
@@ -110,6 +119,11 @@ class Settings(BaseSettings):
     )
     drain_s: _Duration = Field(30, description="After SIGTERM, time for requests in flight; what is left gets 503.")
     keep_alive_s: _Count = Field(65, description="Time an idle connection is kept; above that of a proxy in front.")
+    formats: Annotated[str, AfterValidator(_check_formats)] | None = Field(
+        None,
+        description="Image formats that are read, separated by commas; all is whatever Pillow decodes by itself; empty "
+        f"is {_DEFAULT_FORMATS} where pillow-heif is installed.",
+    )
     cache_bytes: _Size = Field(64 * 2**20, description="Memory for results in this process; 0 is no such cache.")
     redis_url: Annotated[str, AfterValidator(_redis_url)] | None = Field(
         None,
@@ -179,9 +193,15 @@ def read_settings(argv: Sequence[str]) -> Settings:
 
     SettingsError naming the setting that is unknown or out of range; SystemExit for --help and unknown flags.
     """
+    return read_command(argv)[0]
+
+
+def read_command(argv: Sequence[str]) -> tuple[Settings, bool]:
+    """As `read_settings`, and whether --check was given."""
     flags = vars(_parser(Settings.model_fields).parse_args(argv))
+    only_check = flags.pop("check")
     try:
-        return Settings(**flags)
+        return Settings(**flags), only_check
     except ValidationError as e:
         raise SettingsError("; ".join(_describe(error["loc"], error["msg"], flags) for error in e.errors())) from e
 
@@ -191,13 +211,16 @@ def _describe(loc: tuple[int | str, ...], message: str, flags: Mapping[str, str]
     if not loc:
         return message
     name = str(loc[0])
-    return f"{_flag(name) if name in flags else PREFIX + name.upper()}: {message}"
+    return f"{_flag(name) if name in flags else PREFIX + name.upper()}: {message.removeprefix('Value error, ')}"
 
 
 def _parser(fields: Mapping[str, FieldInfo]) -> argparse.ArgumentParser:
     """A flag for every setting but the key: the list of processes shows flags to everybody."""
     parser = argparse.ArgumentParser(
         prog="python -m service", description="Serve a bundle over HTTP.", allow_abbrev=False
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="Open the bundle, prove it, say what would be served, and end."
     )
     for name, field in fields.items():
         if name == "api_key":

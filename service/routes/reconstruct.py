@@ -27,4 +27,5 @@ async def reconstruct(request: Request) -> Response:
     masking = engine.masking(query)
     [image] = await call.images(at_most=1)
     answer = await engine.reconstruct(image, masking, call.deadline, call.cache_policy)
-    return await engine.offload(partial(encode.reconstruction, answer, masking, media_type, engine.manifest))
+    work = partial(encode.reconstruction, answer, masking, media_type, engine.manifest)
+    return await call.render(answer, work, heavy=True)

@@ -93,10 +93,10 @@ def test_one_bad_image_in_two_places_and_requests_is_told_by_each_ones_index(ser
         check_error(answer, 400, "invalid_input", f"image {index} is truncated", f"images[{index}]")
 
 
-def rotated(orientation: int) -> bytes:
+def rotated(orientation: int, height: int = 60, width: int = 90) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encoded(Image.fromarray(pixels(1, 60, 90)), "JPEG", exif=exif.tobytes())
+    return encoded(Image.fromarray(pixels(1, height, width)), "JPEG", exif=exif.tobytes())
 
 
 def animation() -> bytes:
@@ -129,9 +129,10 @@ def test_an_unusual_image_is_embedded(served: Served, name: str) -> None:
 
 
 def test_an_image_turned_by_exif_is_the_upright_one(served: Served) -> None:
-    turned = Image.open(io.BytesIO(rotated(6)))
+    """Of the size that the bundle scales to, so that no other pixel may come of scaling before turning."""
+    turned = Image.open(io.BytesIO(rotated(6, 36, 36)))
     upright = encoded(turned.transpose(Image.Transpose.ROTATE_270), "PNG")
-    parts = [("file", rotated(6)), ("file", upright), ("file", rotated(1))]
+    parts = [("file", rotated(6, 36, 36)), ("file", upright), ("file", rotated(1, 36, 36))]
     vectors = served.http.post("/embed", files=parts).json()["embeddings"]
     assert vectors[0] == vectors[1] != vectors[2]
 
