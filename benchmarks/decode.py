@@ -3,10 +3,11 @@
     python -m benchmarks.decode --images photos/ [--bundle bundles/vit-tiny-224]
 
 Each kind of file, cut to 224 and 64 pixels, by four ways in turns, single-threaded: the common recipe with Pillow
-(open, convert, resize the shorter side by bicubic, crop), the same with Pillow's draft, OpenCV where it is installed (its
-closest: INTER_AREA), and ours. Speed is the median of the paired ratios to plain Pillow. Likeness is to the reference
-preprocessing: every pixel decoded by Pillow, and the covering box resampled by its bicubic. The cosine is of `mean`
-and `cls`, the lower one, of a bundle with that input size: the default one for 64, an untrained ViT-Ti/16 for 224.
+(open, convert, resize the shorter side by bicubic, crop), the same with Pillow's draft, OpenCV where it is installed
+(its closest: INTER_AREA), and ours. Speed is the median of the paired ratios to plain Pillow. Likeness is to the
+reference preprocessing: every pixel decoded by Pillow, and the covering box resampled by its bicubic. The cosine is of
+`mean` and `cls`, the lower one, of a bundle with that input size: the default one for 64, an untrained ViT-Ti/16 for
+224.
 Without --images the photos are made: smooth shapes with noise.
 """
 

@@ -28,9 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         log_to_stderr(settings)
         if only_check:
             return check(settings)
-        opened = open_bundle(
-            load(settings), settings
-        )  # not in the lifespan, of whose errors uvicorn prints a traceback
+        # Not in the app's lifespan, of whose errors uvicorn prints a traceback
+        opened = open_bundle(load(settings), settings)
         app = create_app(settings, bundle=opened.bundle, runtime=opened.runtime, proven=True)
     except (SettingsError, MaeveError) as e:
         print(f"error: {e}", file=sys.stderr)

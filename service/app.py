@@ -12,7 +12,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bundle.store import Bundle
 from runtime import Runtime
 from service.call import DirectRouter
+from service.cors import Cors, parse_origins
 from service.engine import Engine
+from service.fetch import make_fetcher
 from service.gate import Gate, GateMiddleware
 from service.info import maeve_version
 from service.metrics import Metrics
@@ -100,8 +102,11 @@ def create_app(
     )  # fmt: skip
     app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
     app.state.engine, app.state.started = None, False
+    app.state.fetcher = make_fetcher(settings)
     metrics.watch("maeve_requests_in_flight", "Requests for work not answered yet.", lambda: gate.in_flight)
     app.add_middleware(GateMiddleware, gate=gate, settings=settings, metrics=metrics, tracing=tracing)
+    if settings.cors_origins is not None:
+        app.add_middleware(Cors, origins=parse_origins(settings.cors_origins))
     routers = (embed.router, classify.router, reconstruct.router, ops.router, pages.make_router())
     # Not include_router: it would keep the routers as they are, match every request in two steps, and do so last.
     app.router.routes[:0] = [route for router in routers for route in router.routes]

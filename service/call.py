@@ -22,6 +22,7 @@ from bundle.errors import Unavailable
 from service.cache import CachePolicy
 from service.engine import Answer, Engine
 from service.errors import BadParameter
+from service.fetch import fetch_images
 from service.gate import Gate
 from service.headers import header
 from service.images import read_images
@@ -132,10 +133,13 @@ class Call:
         return query
 
     async def images(self, at_most: int | None = None) -> list[bytes]:
-        """The encoded images of the body; up to the setting's number unless told otherwise. Raises as `read_images`."""
+        """The encoded images of the body; up to the setting's number unless told otherwise. Raises as `read_images` and
+        `fetch_images`.
+        """
         start = time.perf_counter()
         try:
-            images = await read_images(self._request, self.settings, max_images=at_most or self.settings.max_images)
+            sent = await read_images(self._request, self.settings, max_images=at_most or self.settings.max_images)
+            images = await fetch_images(sent, self._state.fetcher)
         finally:
             self._record.stages["read"] = time.perf_counter() - start
         self._record.num_images = len(images)

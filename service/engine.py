@@ -17,14 +17,15 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.errors import InvalidInput
+from bundle.errors import DeadlineExceeded, InvalidInput
 from bundle.masking import Masking, keep_ids, masking_from_removed, random_masking
 from bundle.store import Bundle
 from runtime.cores import usable_cores
 from service.admission import Admission
+from service.batcher import Done
 from service.cache import NO_STORE, USE, CachePolicy, MemoryCache, RemoteCache, Vector, context_key, image_key
-from service.decoding import make_decoder
-from service.device import Device
+from service.decoding import DecodePool, make_decoder
+from service.device import Computed, Device
 from service.errors import BadParameter, NotOffered
 from service.flights import Flight, Flights, all_landed
 from service.metrics import Metrics
@@ -36,6 +37,8 @@ from service.redis_store import RedisStore
 from service.settings import Settings
 
 T = TypeVar("T")
+
+_RENDERERS = 4  # threads for large answers; more would take cores from the model
 
 Source = Literal["memory", "redis", "flight", "computed"]
 
@@ -88,8 +91,10 @@ class Engine:
         self.device = device
         self._metrics = metrics
         self._decoder = make_decoder(bundle.manifest, settings)
-        threads = usable_cores() if settings.decode_threads is None else settings.decode_threads
-        self._decoders = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode")
+        self._timeout_s = settings.timeout_ms / 1000
+        self._stall_s = settings.stall_s
+        self._decoders = None if device.decodes else self._open_decoders(settings)
+        self._renderers = ThreadPoolExecutor(min(_RENDERERS, usable_cores()), thread_name_prefix="render")
         self._embed_job = lru_cache(maxsize=256)(self._make_embed_job)
         self.memory = MemoryCache(settings.cache_bytes)
         self.remote = None if settings.redis_url is None else _remote(settings.redis_url, settings, metrics)
@@ -97,7 +102,6 @@ class Engine:
         self._private = 0  # requests so far that would not share
         self.admission = Admission(settings.max_queue, held=lambda: device.held)
         self._watch()
-        metrics.watch("maeve_decode_threads", "Threads that decode images beside the model.", lambda: threads)
 
     async def embed(
         self, images: Sequence[bytes], query: EmbedQuery, deadline: float, policy: CachePolicy = USE
@@ -135,8 +139,8 @@ class Engine:
             raise BadParameter(str(e), param="mask") from e
 
     async def offload(self, work: Callable[[], T]) -> T:
-        """Run what would hold up the event loop on a decode thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        """Run what would hold up the event loop on another thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._renderers, work)
 
     async def warm_up(self) -> None:
         """Decode one image of nothing: Pillow looks for its decoders at the first, which takes a moment."""
@@ -148,8 +152,10 @@ class Engine:
     async def close(self) -> None:
         """What is in flight fails with Unavailable; threads, connections and the device end."""
         await self._flights.close()
+        if self._decoders is not None:
+            await self._decoders.close(patience_s=self._stall_s)
         await self.device.close()
-        self._decoders.shutdown(cancel_futures=True)
+        self._renderers.shutdown(cancel_futures=True)
         if self.remote is not None:
             await self.remote.close()
 
@@ -198,7 +204,8 @@ class Engine:
         if not policy.read:
             self._private += 1
             keys = [f"{key} {self._private}" for key in keys]  # flights that no other request finds
-        self.admission.enter(len({k for k, v in zip(keys, found, strict=True) if v is None and k not in self._flights}))
+        new = {key for key, value in zip(keys, found, strict=True) if value is None and key not in self._flights}
+        self.admission.enter(len(new), job.program.operation)
         flights: dict[int, Flight[Outcome]] = {}
         shared: set[int] = set()
         try:
@@ -222,7 +229,7 @@ class Engine:
         return self._flights.join(
             key,
             lambda: self._fetch(key.split(" ")[0], image, job, deadline, policy),
-            lambda task: self.admission.leave(finished=not task.cancelled()),
+            lambda task: self.admission.leave(job.program.operation, finished=not task.cancelled()),
         )
 
     async def _fetch(self, key: str, image: bytes, job: _Job, deadline: float, policy: CachePolicy) -> Outcome:
@@ -236,19 +243,15 @@ class Engine:
                 self.memory.put(key, value)
                 return Outcome(value, "redis", {"cache": time.perf_counter() - start})
         looked_up = time.perf_counter()
-        item = Item(image, job.ids_keep, job.ids_restore)
-        if not self.device.decodes:
-            item = await self.offload(lambda: self._decoder(item))
-        waited_s = time.perf_counter() - looked_up - item.decode_s  # for a decode thread
-        done = await self.device.submit(job.program, item, deadline=deadline)
-        value, on_lane_s = done.value.value, done.value.decode_s
+        done = await self._compute(job.program, Item(image, job.ids_keep, job.ids_restore), deadline)
+        value, decode_s = done.value.value, done.value.decode_s
         if policy.write:
             self._keep(key, value)
         stages = {
             "cache": looked_up - start,
-            "decode": item.decode_s + on_lane_s,
-            "queue": waited_s + done.queue_s,
-            "infer": done.infer_s - on_lane_s,
+            "decode": decode_s,
+            "queue": done.queue_s,
+            "infer": done.infer_s - decode_s,
         }
         return Outcome(value, "computed", stages)
 
@@ -258,6 +261,34 @@ class Engine:
             self.memory.put(key, value)
             if self.remote is not None:
                 self.remote.put(key, value)
+
+    async def _compute(self, program: Program, item: Item, deadline: float) -> Done[Computed]:
+        """Once more if it was too late: whoever began this has left by then, and somebody with more time shares it.
+
+        This task would be cancelled otherwise. Nobody has more time than the setting grants from now on.
+        """
+        while True:
+            try:
+                return await self._compute_once(program, item, deadline)
+            except DeadlineExceeded:
+                deadline = asyncio.get_running_loop().time() + self._timeout_s
+
+    async def _compute_once(self, program: Program, item: Item, deadline: float) -> Done[Computed]:
+        """As the device, its decoding within `infer_s`, whoever decoded."""
+        if self._decoders is None:
+            return await self.device.submit(program, item, deadline=deadline)
+        async with self._decoders.decoded(program.operation, item, deadline=deadline) as decoded:
+            done = await self.device.submit(program, decoded.value, deadline=deadline)
+        value, decode_s = done.value.value, decoded.infer_s
+        return Done(Computed(value, decode_s), decoded.queue_s + done.queue_s, decode_s + done.infer_s)
+
+    def _open_decoders(self, settings: Settings) -> DecodePool:
+        threads = usable_cores() if settings.decode_threads is None else max(1, settings.decode_threads)
+        return DecodePool(self._decoder, threads=threads, ahead=self._images_ahead)
+
+    def _images_ahead(self) -> int:
+        """Those of the calls that run, and as many for the next ones."""
+        return 2 * sum(info.lanes * info.max_batch for info in self.device.infos)
 
     def _account(self, program: Program, outcomes: Sequence[Outcome], policy: CachePolicy) -> Answer:
         stages: dict[str, float] = {}
@@ -274,14 +305,19 @@ class Engine:
         watch = self._metrics.watch
         devices = [(info.runtime, info.device, info.precision, info.lanes) for info in self.device.infos]
         self._metrics.describe(self.manifest.name, self.manifest.digest, devices)
-        admission, drain, ready = self.admission, self._drain_s, lambda: self.device.ready
+        admission = self.admission
+        drain, cap, ready = admission.drain_s, self._batch_cap, lambda: self.device.ready
         watch("maeve_pending_images", "Images waiting or being worked on.", lambda: admission.pending)
         watch("maeve_places", "Places for images that wait or are worked on.", lambda: admission.max_queue)
         watch("maeve_places_held", "Places that cancelled images hold for a moment yet.", lambda: self.device.held)
         watch("maeve_drain_seconds", "When the pending images will be done, at the present pace.", drain, across="max")
-        watch("maeve_batch_cap", "Most images per model call, as of now.", self._batch_cap, across="min")
+        watch(
+            "maeve_batch_cap", "Most images per model call, of the operation that may have fewest.", cap, across="min"
+        )
         watch("maeve_device_ready", "1 while what is sent to the device is computed.", ready, across="min")
         watch("maeve_device_call_seconds", "Age of the oldest model call that runs.", self._stalled_s, across="max")
+        threads = 0 if self._decoders is None else self._decoders.threads
+        watch("maeve_decode_threads", "Threads that decode images beside the model.", lambda: threads)
         watch("maeve_cache_bytes", "Memory taken by results in this process.", lambda: self.memory.num_bytes)
         watch("maeve_cache_entries", "Results in this process.", lambda: len(self.memory))
         up = lambda: bool(self.remote and self.remote.up)  # noqa: E731
@@ -292,9 +328,6 @@ class Engine:
 
     def _stalled_s(self) -> float:
         return self.device.stalled_s
-
-    def _drain_s(self) -> float:
-        return self.admission.drain_s() if self.admission.pending else 0.0
 
 
 def _remote(url: str, settings: Settings, metrics: Metrics) -> RemoteCache:

@@ -31,6 +31,26 @@ class Unauthorized(MaeveError):
     """The API key is missing or wrong (HTTP 401)."""
 
 
+class RateLimited(Overloaded):
+    """The API key has used up its requests (HTTP 429). `retry_after_s`: seconds until it may send the next one."""
+
+
+class MalformedRequest(MaeveError):
+    """The bytes are no HTTP request, or one that could be read in two ways (HTTP 400)."""
+
+
+class HeadersTimeout(MaeveError):
+    """The headers of a request took too long to arrive (HTTP 408)."""
+
+
+class TargetTooLong(MaeveError):
+    """The path and query have too many bytes (HTTP 414)."""
+
+
+class HeadersTooLarge(MaeveError):
+    """Too many headers, or too many bytes of them (HTTP 431)."""
+
+
 class NotOffered(MaeveError):
     """The bundle lacks the graph that the route needs (HTTP 404)."""
 
@@ -41,14 +61,19 @@ class NotAcceptable(MaeveError):
 
 # The most specific class of an error decides; what is in no row is a fault of ours, 500.
 ERRORS: dict[type[MaeveError], tuple[int, str]] = {
+    MalformedRequest: (400, "malformed_request"),
     InvalidInput: (400, "invalid_input"),
     Unauthorized: (401, "unauthorized"),
     NotOffered: (404, "not_offered"),
     NotAcceptable: (406, "not_acceptable"),
+    HeadersTimeout: (408, "headers_timeout"),
     TooLarge: (413, "too_large"),
+    TargetTooLong: (414, "target_too_long"),
     UnsupportedMedia: (415, "unsupported_media"),
     BadParameter: (422, "bad_parameter"),
+    RateLimited: (429, "rate_limited"),
     Overloaded: (429, "overloaded"),
+    HeadersTooLarge: (431, "headers_too_large"),
     Unavailable: (503, "unavailable"),
     DeadlineExceeded: (504, "deadline_exceeded"),
 }
@@ -57,6 +82,9 @@ INTERNAL = (500, "internal")
 HTTP_TYPES = {404: "not_found", 405: "method_not_allowed"}
 
 _UNAVAILABLE_RETRY_S = "1"
+# Messages quote what the caller sent, which may be megabytes
+_MESSAGE_CHARS = 500
+_PARAM_CHARS = 100
 
 
 def error_response(error: Exception) -> Response:
@@ -97,5 +125,14 @@ def _headers(error: Exception) -> dict[str, str]:
 def _response(
     status: int, kind: str, message: str, param: str | None = None, headers: dict[str, str] | None = None
 ) -> Response:
-    error: dict[str, Any] = {"type": kind, "message": message, "param": param, "code": status}
+    error: dict[str, Any] = {
+        "type": kind,
+        "message": _shortened(message, _MESSAGE_CHARS),
+        "param": None if param is None else _shortened(param, _PARAM_CHARS),
+        "code": status,
+    }
     return Response(orjson.dumps({"error": error}), status, headers, "application/json")
+
+
+def _shortened(text: str, num_chars: int) -> str:
+    return text if len(text) <= num_chars else text[: num_chars - 1] + "…"

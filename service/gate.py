@@ -6,7 +6,6 @@ Plain ASGI: Starlette's BaseHTTPMiddleware would hide the disconnect.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import math
 from collections.abc import Iterable
@@ -17,6 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bundle.errors import DeadlineExceeded, MaeveError, Unavailable
 from service.errors import BadParameter, Unauthorized, classify, error_response
+from service.keys import Keyring
+from service.limits import RateLimits
 from service.metrics import Metrics
 from service.record import REQUEST_ID, UNROUTED, Record, RequestIds
 from service.settings import Settings
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
 _TIMEOUT_NAME = TIMEOUT_HEADER.encode()
-_OPEN = {"/", "/livez", "/readyz", "/startupz", "/metrics", "/info", "/docs", "/openapi.json"}  # never behind the key
+# Never behind the key
+_OPEN = {
+    "/", "/livez", "/readyz", "/startupz", "/metrics", "/info", "/docs", "/openapi.json", "/v2/health/live",
+    "/v2/health/ready",
+}  # fmt: skip
 _CLIENT_LEFT = 499  # nobody reads it; nginx's number, for the metrics
 _HEADERS = {b"x-request-id", b"x-request-timeout-ms", b"authorization", b"x-api-key", b"traceparent", b"tracestate"}
 
@@ -86,7 +91,9 @@ class GateMiddleware:
         self._app = app
         self._gate = gate
         self._timeout_ms = settings.timeout_ms
-        self._key = settings.api_key.get_secret_value().encode() if settings.api_key else None
+        keys = settings.keys()
+        self._keyring = Keyring(keys) if keys else None
+        self._limits = RateLimits(keys, settings.rate_limit, share=1 / settings.workers)
         self._open = _OPEN - {"/metrics"} if settings.metrics_api_key else _OPEN
         self._metrics = metrics
         self._tracing = tracing
@@ -107,11 +114,17 @@ class GateMiddleware:
         except Exception as e:  # noqa: BLE001 - the outermost place: every error gets an answer
             await self._answer(e, scope, passage)
         finally:
-            self._account(scope, headers, record)
+            self._account(scope, record)
+            if self._tracing is not None and passage.works:
+                self._tracing.tell(record, headers)
 
     async def _pass(self, scope: Scope, headers: dict[bytes, bytes], passage: _Passage) -> None:
-        if self._key is not None and scope["path"] not in self._open and not _carries(headers, self._key):
-            raise Unauthorized("send the API key as Authorization: Bearer KEY, or as X-API-Key: KEY")
+        if self._keyring is not None and scope["path"] not in self._open:
+            key = self._keyring.find(_sent_key(headers))
+            if key is None:
+                raise Unauthorized("send the API key as Authorization: Bearer KEY, or as X-API-Key: KEY")
+            passage.record.key = key.name
+            self._limits.take(key)
         timeout_s = _timeout_s(headers, self._timeout_ms)
         if not passage.works:
             await passage.run(self._app, scope, timeout_s)
@@ -128,7 +141,7 @@ class GateMiddleware:
         if not passage.started:
             await response(scope, passage.receive, passage.send)
 
-    def _account(self, scope: Scope, headers: dict[bytes, bytes], record: Record) -> None:
+    def _account(self, scope: Scope, record: Record) -> None:
         record.end(getattr(scope.get("route"), "path", UNROUTED))
         self._metrics.request(record.route, record.status, record.seconds)
         for stage in ("read", "encode"):
@@ -136,8 +149,6 @@ class GateMiddleware:
                 self._metrics.stage(stage, record.stages[stage])
         if self._logs:
             access_log.info("%s", record, extra={"request": record})
-        if self._tracing is not None:
-            self._tracing.tell(record, headers)
 
 
 class _Passage:
@@ -149,7 +160,7 @@ class _Passage:
     def __init__(self, receive: Receive, send: Send, record: Record, gate: Gate, *, works: bool) -> None:
         self.works = works
         self.started = False
-        self._record = record
+        self.record = record
         self._gate = gate
         self._answered = False
         self._receive = receive
@@ -205,18 +216,18 @@ class _Passage:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
-            self._record.status = message["status"]
+            self.record.status = message["status"]
             message["headers"] = [*message.get("headers", ()), *self._headers()]
         else:
-            self._record.num_bytes += len(message.get("body", b""))
+            self.record.num_bytes += len(message.get("body", b""))
             if not message.get("more_body", False):
                 self._answered = True
         await self._send(message)
 
     def _headers(self) -> Iterable[tuple[bytes, bytes]]:
-        yield b"x-request-id", self._record.request_id.encode()
+        yield b"x-request-id", self.record.request_id.encode()
         if self.works:
-            yield b"server-timing", self._record.server_timing()
+            yield b"server-timing", self.record.server_timing()
         if self._gate.draining:  # what comes next must find another service
             yield b"connection", b"close"
 
@@ -231,10 +242,9 @@ class _Passage:
         self.abort(None)
 
 
-def _carries(headers: dict[bytes, bytes], key: bytes) -> bool:
+def _sent_key(headers: dict[bytes, bytes]) -> bytes:
     scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-    sent = token if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
-    return hmac.compare_digest(sent.strip(), key)
+    return (token if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")).strip()
 
 
 def _timeout_s(headers: dict[bytes, bytes], longest_ms: float) -> float:

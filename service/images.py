@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from bundle.errors import InvalidInput, TooLarge, UnsupportedMedia
 from service.errors import BadParameter
+from service.fetch import is_url
 from service.headers import header
 from service.offload import by_size
 from service.settings import Settings
@@ -28,8 +29,8 @@ _RAW = {"", "application/octet-stream", "application/x-www-form-urlencoded"}
 _FIELD = "file"
 
 
-async def read_images(request: Request, settings: Settings, *, max_images: int) -> list[bytes]:
-    """The encoded images, at least one.
+async def read_images(request: Request, settings: Settings, *, max_images: int) -> list[bytes | str]:
+    """The encoded images, at least one; a string is the URL of one.
 
     Errors: TooLarge (bytes, images), UnsupportedMedia (the body's type), BadParameter (the body's form), InvalidInput
     (an image's base64, with its index).
@@ -37,7 +38,7 @@ async def read_images(request: Request, settings: Settings, *, max_images: int) 
     media_type, options = _content_type(request)
     body = await _read_body(request, settings.max_body_bytes)
     if media_type.startswith("image/") or media_type in _RAW:
-        images = [body]
+        images: list[bytes | str] = [body]
     elif media_type == _MULTIPART:
         images = await by_size(len(body), lambda: _from_multipart(body, options.get(b"boundary")))
     else:
@@ -89,7 +90,7 @@ def _too_many_bytes(max_bytes: int) -> TooLarge:
     return TooLarge(f"the body has more than {max_bytes} bytes", param="body")
 
 
-def _from_multipart(body: bytes, boundary: bytes | None) -> list[bytes]:
+def _from_multipart(body: bytes, boundary: bytes | None) -> list[bytes | str]:
     """The parts called `file`, parsed in memory: the body is there, spooling it to disk would only cost time."""
     if boundary is None:
         raise BadParameter("multipart body without a boundary", param="content-type")
@@ -151,7 +152,7 @@ class _Parts:
         self.complete = True
 
 
-def _from_json(body: bytes, max_images: int) -> list[bytes]:
+def _from_json(body: bytes, max_images: int) -> list[bytes | str]:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as e:
@@ -163,13 +164,15 @@ def _from_json(body: bytes, max_images: int) -> list[bytes]:
         raise BadParameter("images must be a list of at least one string", param="images")
     if len(images) > max_images:
         raise TooLarge(f"{len(images)} images in one request, {max_images} at most", param="images")
-    return [_from_base64(text, index) for index, text in enumerate(images)]
+    return [_from_text(text, index) for index, text in enumerate(images)]
 
 
-def _from_base64(text: Any, index: int) -> bytes:
-    """Standard base64, or a data URI of it."""
+def _from_text(text: Any, index: int) -> bytes | str:
+    """Of standard base64, or a data URI of it, the bytes; a URL as it is."""
     if not isinstance(text, str):
         raise BadParameter(f"image {index} must be a string of base64 or a data URI", param=f"images[{index}]")
+    if is_url(text):
+        return str(text)
     if text.startswith("data:"):
         head, _, text = text.partition(",")
         if not head.endswith(";base64"):

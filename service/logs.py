@@ -37,7 +37,8 @@ class TextLines(logging.Formatter):
 
 class JsonLines(logging.Formatter):
     """{"time", "level", "logger", "process", "message"}, and what more is known: request_id; exception, as text with
-    its line breaks escaped; of a request's own line also method, route, status, ms, images, cached and bytes.
+    its line breaks escaped; of a request's own line also method, route, key (its name), status, ms, images, cached and
+    bytes.
     """
 
     def __init__(self, process: str) -> None:
@@ -68,6 +69,7 @@ def _of_request(request: Record) -> dict[str, Any]:
     return {
         "method": request.method,
         "route": request.route,
+        "key": request.key,
         "status": request.status,
         "ms": round(request.seconds * 1e3, 2),
         "images": request.num_images,

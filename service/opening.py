@@ -90,7 +90,7 @@ def local_device(bundle: Bundle, runtime: Runtime, settings: Settings, metrics: 
     on_lanes = settings.decode_threads == 0 or (settings.decode_threads is None and runtime.device == "cpu")
     return LocalDevice(
         Programs(bundle.manifest, runtime), runtime, metrics, max_batch=settings.max_batch or runtime.max_batch,
-        decoder=make_decoder(bundle.manifest, settings) if on_lanes else None,
+        decoder=make_decoder(bundle.manifest, settings) if on_lanes else None, stall_s=settings.stall_s,
     )  # fmt: skip
 
 

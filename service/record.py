@@ -26,7 +26,7 @@ class Record:
     """
 
     __slots__ = (
-        "ended", "method", "num_bytes", "num_cached", "num_images", "request_id", "route", "stages", "started",
+        "ended", "key", "method", "num_bytes", "num_cached", "num_images", "request_id", "route", "stages", "started",
         "status",
     )  # fmt: skip
 
@@ -35,6 +35,7 @@ class Record:
         self.request_id = request_id
         self.status = status
         self.route = UNROUTED
+        self.key: str | None = None  # the API key's name
         self.started = time.perf_counter()
         self.ended = self.started
         self.stages: dict[str, float] = {}

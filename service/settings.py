@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -20,6 +20,8 @@ from bundle.decode import MAX_PIXELS
 from bundle.formats import DEFAULT, parse_formats
 from bundle.store import Bundle
 from runtime import DEVICE_PATTERN, PrecisionName, Runtime, RuntimeName, open_runtime
+from service.cors import parse_origins
+from service.keys import SHORT_FORM, Key, hashed, parse_keys
 from service.redis_url import parse_redis_url
 
 PREFIX = "MAEVE_"
@@ -160,6 +162,33 @@ class Settings(BaseSettings):
         default=False, description="Whether to send OpenTelemetry traces; the OTEL_* variables say where to."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_parse(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_keys(value)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_parse(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_origins(value)
+        return value
+
+    @model_validator(mode="after")
+    def _limits_have_keys(self) -> Settings:
+        if self.rate_limit is not None and not self.keys():
+            raise ValueError("rate_limit is per API key: set api_keys or MAEVE_API_KEY too")
+        if [key.name for key in self.keys()].count(SHORT_FORM) > 1:
+            raise ValueError(f"api_keys: {SHORT_FORM} is the name of MAEVE_API_KEY")
+        return self
+
+    def keys(self) -> tuple[Key, ...]:
+        """All API keys; none if the service asks for none."""
+        short = () if self.api_key is None else (hashed(SHORT_FORM, self.api_key.get_secret_value()),)
+        return (*short, *(() if self.api_keys is None else parse_keys(self.api_keys)))
 
     @model_validator(mode="after")
     def _queue_fits_a_request(self) -> Settings:

@@ -25,6 +25,7 @@ from PIL import Image
 from bundle.store import Bundle, write_bundle
 from runtime.fake import FakeRuntime
 from service.app import create_app
+from service.protocol import server_options
 from service.settings import Settings
 
 DIM, NUM_PATCHES, PATCH_DIM = 32, 16, 192
@@ -121,11 +122,11 @@ class Served:
 
 
 @contextmanager
-def serving(app: FastAPI, port: int = 0) -> Iterator[Served]:
-    """The app behind uvicorn on a loopback port, any free one if 0, on a thread of its own."""
+def serving(app: FastAPI, **options: Any) -> Iterator[Served]:
+    """The app behind uvicorn on a loopback port, on a thread of its own. `options`: for uvicorn, over the service's."""
     config = uvicorn.Config(
-        app, port=port, loop="uvloop", http="httptools", ws="none", lifespan="on", log_config=None, access_log=False,
-        timeout_graceful_shutdown=5,
+        app, loop="uvloop", lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=5,
+        **server_options(app.state.settings) | {"port": 0} | options,
     )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="uvicorn")
@@ -154,7 +155,7 @@ def serving_fake(
     **settings: Any,
 ) -> Iterator[tuple[Served, FakeRuntime]]:
     runtime = FakeRuntime(bundle, latency_ms=latency_ms, lanes=lanes, max_batch=max_batch, fail_on=fail_on)
-    with serving(create_app(Settings(**settings), bundle=bundle, runtime=runtime), port) as served:
+    with serving(create_app(Settings(**settings), bundle=bundle, runtime=runtime), port=port) as served:
         yield served, runtime
 
 

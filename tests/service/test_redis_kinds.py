@@ -29,7 +29,7 @@ from service.redis_url import parse_redis_url
 from service.settings import SettingsError, read_settings
 from tests.service.helpers import RedisServer, eventually, free_port, listens
 
-CERTIFICATE = Path(__file__).parent / "tls" / "server.pem"
+CERTIFICATE = Path(__file__).parent / "tls" / "redis.pem"
 ITEMS = [(f"key{i}", bytes([i]) * 5) for i in range(20)]  # on a cluster, in as many slots
 
 
