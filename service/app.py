@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bundle.store import Bundle
 from runtime import Runtime
@@ -33,6 +33,14 @@ class Service(FastAPI):
     FastAPI's own stack serves dependencies and uploads that are not used here, at a quarter of a request's time outside
     of the model.
     """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Requests go straight to the stack; of what FastAPI does before it nothing is used here."""
+        if scope["type"] != "http" or self.middleware_stack is None:
+            await super().__call__(scope, receive, send)
+            return
+        scope["app"] = self
+        await self.middleware_stack(scope, receive, send)
 
     def build_middleware_stack(self) -> ASGIApp:
         app: ASGIApp = DirectRouter(self.router.routes, self.router)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -23,11 +24,15 @@ from service.reconstruct import encode_png, make_pictures
 
 Tensor = NDArray[np.floating[Any]]
 
+_TINY = np.float32(1e-24)  # squared length under which a vector counts as having none
+
 
 def split_poolings(
     answer: Answer, poolings: Sequence[PoolingName], query: EmbedQuery, dim: int
 ) -> dict[PoolingName, Tensor]:
     """For each pooling [N, D], and [N, K, D] for `patches`, normalised and of the type asked for."""
+    if len(answer.values) == 1 and answer.values[0].size == dim and len(poolings) == 1 and poolings[0] != "patches":
+        return {poolings[0]: _finish(answer.values[0], query)[None]}  # what is asked for most, and costs most to shape
     rows = np.stack(answer.values).reshape(len(answer.values), -1, dim)  # [N, rows of all poolings, D]
     num_patches = rows.shape[1] - sum(pooling != "patches" for pooling in poolings)
     tensors: dict[PoolingName, Tensor] = {}
@@ -36,12 +41,17 @@ def split_poolings(
         size = num_patches if pooling == "patches" else 1
         part = rows[:, start : start + size]  # [N, 1 or K, D]
         start += size
-        if query.normalize:
-            squares = np.vecdot(part, part)[..., None]  # [N, 1 or K, 1]
-            part = part / np.sqrt(np.maximum(squares, 1e-24))
-        part = part.astype(query.dtype, copy=False)
+        part = _finish(part, query)
         tensors[pooling] = part if pooling == "patches" else part[:, 0]
     return tensors
+
+
+def _finish(vectors: Tensor, query: EmbedQuery) -> Tensor:
+    """[..., D] normalised and of the type asked for; each vector in the same digits however many there are."""
+    if query.normalize:
+        squares = np.vecdot(vectors, vectors)  # [...]
+        vectors = vectors / np.sqrt(np.maximum(squares, _TINY))[..., None]
+    return vectors if query.dtype == "float32" else vectors.astype(query.dtype)
 
 
 def embeddings(
@@ -149,7 +159,7 @@ def _contiguous(value: Any) -> Any:
 
 
 def _octets(tensor: Tensor) -> bytes:
-    return tensor.astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes()
+    return tensor.tobytes() if sys.byteorder == "little" else tensor.byteswap().tobytes()
 
 
 def _npy(tensor: Tensor) -> bytes:

@@ -176,6 +176,7 @@ class Engine:
         keys = await by_size(sum(map(len, images)), lambda: [image_key(job.context, image) for image in images])
         found = self._recall(keys, policy)
         known = [value for value in found if value is not None]
+        self._count_recalled(len(known), len(keys), policy)
         if len(known) == len(keys):
             self._metrics.image(job.program.operation, "memory", len(known))
             return Answer(known, [True] * len(known), {})
@@ -184,16 +185,16 @@ class Engine:
 
     def _recall(self, keys: Sequence[str], policy: CachePolicy) -> list[Vector | None]:
         """What the memory knows."""
+        return [self.memory.get(key) for key in keys] if policy.read else [None] * len(keys)
+
+    def _count_recalled(self, num_known: int, num_asked: int, policy: CachePolicy) -> None:
         if not policy.read:
-            self._metrics.cache("memory", "bypass", len(keys))
-            return [None] * len(keys)
-        found = [self.memory.get(key) for key in keys]
-        hits = sum(value is not None for value in found)
-        if hits:
-            self._metrics.cache("memory", "hit", hits)
-        if hits < len(keys):
-            self._metrics.cache("memory", "miss", len(keys) - hits)
-        return found
+            self._metrics.cache("memory", "bypass", num_asked)
+            return
+        if num_known:
+            self._metrics.cache("memory", "hit", num_known)
+        if num_known < num_asked:
+            self._metrics.cache("memory", "miss", num_asked - num_known)
 
     async def _fly(
         self, images: Sequence[bytes], keys: list[str], found: Sequence[Vector | None], job: _Job, deadline: float,

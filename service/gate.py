@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from service.tracing import Tracing
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
+_TIMEOUT_NAME = TIMEOUT_HEADER.encode()
 # Never behind the key
 _OPEN = {
     "/", "/livez", "/readyz", "/startupz", "/metrics", "/info", "/docs", "/openapi.json", "/v2/health/live",
@@ -248,7 +249,7 @@ def _sent_key(headers: dict[bytes, bytes]) -> bytes:
 
 def _timeout_s(headers: dict[bytes, bytes], longest_ms: float) -> float:
     """The service's limit, or less where the caller asks for less."""
-    sent = headers.get(TIMEOUT_HEADER.encode())
+    sent = headers.get(_TIMEOUT_NAME)
     if sent is None:
         return longest_ms / 1000
     text = sent.decode("latin-1")
