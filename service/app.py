@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bundle.store import Bundle
 from runtime import Runtime
+from service import schemas
 from service.call import DirectRouter
 from service.cors import Cors, parse_origins
 from service.engine import Engine
@@ -19,7 +21,7 @@ from service.gate import Gate, GateMiddleware
 from service.info import maeve_version
 from service.metrics import Metrics
 from service.opening import Opened, load, open_bundle, start_engine
-from service.routes import classify, embed, ops, pages, reconstruct
+from service.routes import classify, embed, kserve, openai, ops, pages, reconstruct
 from service.settings import Settings
 from service.tracing import open_tracing
 
@@ -47,6 +49,12 @@ class Service(FastAPI):
         for middleware in reversed(self.user_middleware):
             app = middleware.cls(app, *middleware.args, **middleware.kwargs)
         return app
+
+    def openapi(self) -> dict[str, Any]:
+        """The document that /openapi.json answers with, made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = schemas.complete(super().openapi())
+        return self.openapi_schema
 
     async def adopt(self, engine: Engine | None) -> None:
         """Serve with `engine` from now on; None refuses work with 503. The one before is closed once the requests that
@@ -119,7 +127,7 @@ def make_app(
 
     app = Service(
         title="Maeve", description=_DESCRIPTION, version=maeve_version(), lifespan=lifespan,
-        docs_url=None, redoc_url=None,
+        docs_url=None, redoc_url=None, redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # asked for at every request
     )  # fmt: skip
     app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
@@ -129,7 +137,8 @@ def make_app(
     app.add_middleware(GateMiddleware, gate=gate, settings=settings, metrics=metrics, tracing=tracing)
     if settings.cors_origins is not None:
         app.add_middleware(Cors, origins=parse_origins(settings.cors_origins))
-    routers = (embed.router, classify.router, reconstruct.router, ops.router, pages.make_router())
+    work = (embed, classify, reconstruct, openai, kserve, ops)
+    routers = (*(module.router for module in work), pages.make_router())
     # Not include_router: it would keep the routers as they are, match every request in two steps, and do so last.
     app.router.routes[:0] = [route for router in routers for route in router.routes]
     return app

@@ -7,18 +7,18 @@ the cores that the model needs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import parse_qsl
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bundle.errors import Unavailable
+from service.body import expect_type, read_body
 from service.cache import CachePolicy
 from service.engine import Answer, Engine
 from service.errors import BadParameter
@@ -27,10 +27,10 @@ from service.gate import Gate
 from service.headers import header
 from service.images import read_images
 from service.metrics import Metrics
+from service.options import M, validate
 from service.record import Record
 from service.settings import Settings
 
-Q = TypeVar("Q", bound=BaseModel)
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 _RENDER_INLINE_VALUES = 2**15  # more values than this would hold up the event loop for milliseconds
@@ -127,10 +127,23 @@ class Call:
             raise Unavailable("the service is starting")
         return self._engine
 
-    def query(self, model: type[Q]) -> Q:
+    def query(self, model: type[M]) -> M:
         """The query parameters. BadParameter for the first that is unknown, given twice or out of range."""
-        query: Q = _parse_query(model, self._request.scope["query_string"])
+        query: M = _parse_query(model, self._request.scope["query_string"])
         return query
+
+    async def body(self, *readable: str) -> bytes:
+        """The bytes of a body of one of these types, "" for none declared. Raises as `expect_type` and `read_body`."""
+        start = time.perf_counter()
+        try:
+            expect_type(self._request, readable)
+            return await read_body(self._request, self.settings.max_body_bytes)
+        finally:
+            self._record.stages["read"] = time.perf_counter() - start
+
+    async def fetched(self, images: Sequence[bytes | str]) -> list[bytes]:
+        """With what URLs name in their place. Raises as `fetch_images`."""
+        return await fetch_images(images, self._state.fetcher)
 
     async def images(self, at_most: int | None = None) -> list[bytes]:
         """The encoded images of the body; up to the setting's number unless told otherwise. Raises as `read_images` and
@@ -139,7 +152,7 @@ class Call:
         start = time.perf_counter()
         try:
             sent = await read_images(self._request, self.settings, max_images=at_most or self.settings.max_images)
-            images = await fetch_images(sent, self._state.fetcher)
+            images = await self.fetched(sent)
         finally:
             self._record.stages["read"] = time.perf_counter() - start
         self._record.num_images = len(images)
@@ -147,7 +160,7 @@ class Call:
 
     async def render(self, answer: Answer, work: Callable[[], Response], *, heavy: bool = False) -> Response:
         """Make the response here, or on another thread where it is a large one or `heavy` work."""
-        self._record.take(answer.stages, num_cached=sum(answer.cached))
+        self._record.take(answer.stages, num_images=len(answer.cached), num_cached=sum(answer.cached))
         start = time.perf_counter()
         inline = answer.num_values <= _RENDER_INLINE_VALUES and not heavy
         response = work() if inline else await self.engine.offload(work)
@@ -156,23 +169,11 @@ class Call:
 
 
 @lru_cache(maxsize=256)  # clients send the same few over and over
-def _parse_query(model: type[Q], query_string: bytes) -> Q:
+def _parse_query(model: type[M], query_string: bytes) -> M:
     pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
     params = dict(pairs)
     if len(params) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise BadParameter(f"{twice}: given more than once", param=twice)
-    try:
-        return model.model_validate(params)
-    except ValidationError as e:
-        raise _bad_parameter(e) from e
-
-
-def _bad_parameter(error: ValidationError) -> BadParameter:
-    """The first of the complaints."""
-    first = error.errors(include_url=False)[0]
-    param = ".".join(map(str, first["loc"])) or None
-    unknown = first["type"] == "extra_forbidden"
-    message = "unknown parameter" if unknown else first["msg"].removeprefix("Value error, ")
-    return BadParameter(f"{param}: {message}" if param else message, param=param)
+    return validate(model, params)

@@ -33,9 +33,10 @@ class Decoder:
     def __call__(self, item: Item) -> Item:
         """The same with pixels [H, W, C] in the place of the encoded bytes, and the seconds that it took.
 
-        Raises what `bundle.preprocess.preprocess` raises.
+        An item that has its pixels stays as it is. Raises what `bundle.preprocess.preprocess` raises.
         """
-        assert isinstance(item.image, bytes)
+        if not isinstance(item.image, bytes):
+            return item
         start = time.perf_counter()
         pixels = preprocess(
             item.image, self._spec, channels=self._channels, max_pixels=self._max_pixels, formats=self._formats

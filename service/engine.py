@@ -32,7 +32,7 @@ from service.flights import Flight, Flights, all_landed
 from service.metrics import Metrics
 from service.offload import by_size
 from service.options import EmbedQuery, ReconstructQuery
-from service.programs import Item, PoolingName, Program
+from service.programs import FeatureName, Item, PoolingName, Program
 from service.reconstruct import encode_png
 from service.redis_store import RedisStore
 from service.settings import Settings
@@ -42,6 +42,7 @@ T = TypeVar("T")
 _RENDERERS = 4  # threads for large answers; more would take cores from the model
 
 Source = Literal["memory", "redis", "flight", "computed"]
+Sent = bytes | Item  # an encoded image, or one that brings its pixels or patches of its own
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,21 @@ class Engine:
         """Poolings one after the other, not normalised; see Programs.run. `deadline`: in the loop's time."""
         return await self._answer(images, self._embed_job(self.poolings(query), query.keep), deadline, policy)
 
-    async def classify(self, images: Sequence[bytes], deadline: float, policy: CachePolicy = USE) -> Answer:
-        """Logits. NotOffered if the bundle has no classifier."""
+    async def encode(
+        self, images: Sequence[Sent], features: tuple[FeatureName, ...], deadline: float, policy: CachePolicy = USE
+    ) -> Answer:
+        """Features one after the other, not normalised, of all patches or those that an Item names.
+
+        Items are of one number of patches. Encoded images share the cache with `embed`.
+        """
+        job = self._embed_job(features, 1.0)
+        if isinstance(images[0], Item):
+            ids = images[0].ids_keep
+            job = self._job(Program("embed", len(ids), features), ids, None, *features)
+        return await self._answer(images, job, deadline, policy)
+
+    async def classify(self, images: Sequence[Sent], deadline: float, policy: CachePolicy = USE) -> Answer:
+        """Logits; of pixels, where an Item holds some. NotOffered if the bundle has no classifier."""
         if not self.manifest.can_classify:
             raise NotOffered(f"the bundle {self.manifest.name} has no classifier")
         ids = keep_ids(self.manifest.model.num_patches, 1)
@@ -159,7 +173,7 @@ class Engine:
         if self.remote is not None:
             await self.remote.close()
 
-    def _make_embed_job(self, poolings: tuple[PoolingName, ...], keep: float) -> _Job:
+    def _make_embed_job(self, poolings: tuple[FeatureName, ...], keep: float) -> _Job:
         ids = keep_ids(self.manifest.model.num_patches, keep)
         return self._job(Program("embed", len(ids), poolings), ids, None, *poolings)
 
@@ -172,8 +186,8 @@ class Engine:
         )
         return _Job(program, ids_keep, ids_restore, context)
 
-    async def _answer(self, images: Sequence[bytes], job: _Job, deadline: float, policy: CachePolicy) -> Answer:
-        keys = await by_size(sum(map(len, images)), lambda: [image_key(job.context, image) for image in images])
+    async def _answer(self, images: Sequence[Sent], job: _Job, deadline: float, policy: CachePolicy) -> Answer:
+        keys = await by_size(sum(map(_num_bytes, images)), lambda: [_key(job.context, image) for image in images])
         found = self._recall(keys, policy)
         known = [value for value in found if value is not None]
         self._count_recalled(len(known), len(keys), policy)
@@ -197,7 +211,7 @@ class Engine:
             self._metrics.cache("memory", "miss", num_asked - num_known)
 
     async def _fly(
-        self, images: Sequence[bytes], keys: list[str], found: Sequence[Vector | None], job: _Job, deadline: float,
+        self, images: Sequence[Sent], keys: list[str], found: Sequence[Vector | None], job: _Job, deadline: float,
         policy: CachePolicy,
     ) -> list[Outcome]:  # fmt: skip
         """Fetch what was not found, each image once, and every request's together where they may share."""
@@ -225,14 +239,14 @@ class Engine:
             for i, flight in flights.items():
                 self._flights.leave(keys[i], flight)
 
-    def _board(self, key: str, image: bytes, job: _Job, deadline: float, policy: CachePolicy) -> Flight[Outcome]:
+    def _board(self, key: str, image: Sent, job: _Job, deadline: float, policy: CachePolicy) -> Flight[Outcome]:
         return self._flights.join(
             key,
             lambda: self._fetch(key.split(" ")[0], image, job, deadline, policy),
             lambda task: self.admission.leave(job.program.operation, finished=not task.cancelled()),
         )
 
-    async def _fetch(self, key: str, image: bytes, job: _Job, deadline: float, policy: CachePolicy) -> Outcome:
+    async def _fetch(self, key: str, image: Sent, job: _Job, deadline: float, policy: CachePolicy) -> Outcome:
         """From Redis, or by computing it."""
         start = time.perf_counter()
         if self.remote is not None and not policy.read:
@@ -243,7 +257,8 @@ class Engine:
                 self.memory.put(key, value)
                 return Outcome(value, "redis", {"cache": time.perf_counter() - start})
         looked_up = time.perf_counter()
-        done = await self._compute(job.program, Item(image, job.ids_keep, job.ids_restore), deadline)
+        item = image if isinstance(image, Item) else Item(image, job.ids_keep, job.ids_restore)
+        done = await self._compute(job.program, item, deadline)
         value, decode_s = done.value.value, done.value.decode_s
         if policy.write:
             self._keep(key, value)
@@ -275,7 +290,7 @@ class Engine:
 
     async def _compute_once(self, program: Program, item: Item, deadline: float) -> Done[Computed]:
         """As the device, its decoding within `infer_s`, whoever decoded."""
-        if self._decoders is None:
+        if self._decoders is None or not isinstance(item.image, bytes):
             return await self.device.submit(program, item, deadline=deadline)
         async with self._decoders.decoded(program.operation, item, deadline=deadline) as decoded:
             done = await self.device.submit(program, decoded.value, deadline=deadline)
@@ -335,6 +350,20 @@ def _remote(url: str, settings: Settings, metrics: Metrics) -> RemoteCache:
         url, timeout_s=settings.redis_timeout_ms / 1000, ttl_s=settings.redis_ttl_s, prefix=settings.redis_prefix
     )
     return RemoteCache(store, metrics=metrics)
+
+
+def _num_bytes(image: Sent) -> int:
+    data = image.image if isinstance(image, Item) else image
+    return len(data) if isinstance(data, bytes) else data.nbytes
+
+
+def _key(context: str, image: Sent) -> str:
+    """The context has told the number of ids, so the two parts of an Item cannot be taken for others."""
+    if isinstance(image, bytes):
+        return image_key(context, image)
+    kind = "encoded" if isinstance(image.image, bytes) else "pixels"
+    data = image.ids_keep.tobytes() + (image.image if isinstance(image.image, bytes) else image.image.tobytes())
+    return image_key(f"{context}:{kind}", data)
 
 
 def _raise_failure(flight: Flight[Outcome], index: int) -> None:

@@ -1,10 +1,12 @@
-"""The one place where errors become HTTP. Every error has the shape {"error": {"type", "message", "param", "code"}}."""
+"""The one place where errors become HTTP. Every error has the shape {"error": {"type", "message", "param", "code"}}.
+
+Under /v2 the same four stand flat, with the message as `error`: its clients take nothing but a string there.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-from typing import Any
 
 import orjson
 from fastapi import Response
@@ -55,6 +57,10 @@ class NotOffered(MaeveError):
     """The bundle lacks the graph that the route needs (HTTP 404)."""
 
 
+class UnknownModel(MaeveError):
+    """The request names a model that is not the bundle served (HTTP 404)."""
+
+
 class NotAcceptable(MaeveError):
     """The route cannot answer in any of the types asked for (HTTP 406)."""
 
@@ -65,6 +71,7 @@ ERRORS: dict[type[MaeveError], tuple[int, str]] = {
     InvalidInput: (400, "invalid_input"),
     Unauthorized: (401, "unauthorized"),
     NotOffered: (404, "not_offered"),
+    UnknownModel: (404, "model_not_found"),
     NotAcceptable: (406, "not_acceptable"),
     HeadersTimeout: (408, "headers_timeout"),
     TooLarge: (413, "too_large"),
@@ -82,24 +89,26 @@ INTERNAL = (500, "internal")
 HTTP_TYPES = {404: "not_found", 405: "method_not_allowed"}
 
 _UNAVAILABLE_RETRY_S = "1"
+_FLAT = "/v2"
 # Messages quote what the caller sent, which may be megabytes
 _MESSAGE_CHARS = 500
 _PARAM_CHARS = 100
 
 
-def error_response(error: Exception) -> Response:
-    """The answer to any error that a request ended in: ours, the router's, or one that nobody foresaw."""
+def error_response(error: Exception, path: str = "") -> Response:
+    """The answer to any error that a request to `path` ended in: ours, the router's, or one that nobody foresaw."""
+    flat = path == _FLAT or path.startswith(f"{_FLAT}/")
     status, kind = classify(error)
     if isinstance(error, HTTPException):
-        return _response(status, kind, error.detail, None, dict(error.headers or {}))
+        return _response(flat, status, kind, error.detail, None, dict(error.headers or {}))
     if status == INTERNAL[0]:
         log.error("request failed", exc_info=error)
-        return _response(status, kind, "the service failed on this request; its log says more")
+        return _response(flat, status, kind, "the service failed on this request; its log says more")
     index = error.index if isinstance(error, InvalidInput) else None
     param = error.param if isinstance(error, InvalidInput) else None
     if param is None and index is not None:
         param = f"images[{index}]"
-    return _response(status, kind, str(error), param, _headers(error))
+    return _response(flat, status, kind, str(error), param, _headers(error))
 
 
 def classify(error: Exception) -> tuple[int, str]:
@@ -123,15 +132,12 @@ def _headers(error: Exception) -> dict[str, str]:
 
 
 def _response(
-    status: int, kind: str, message: str, param: str | None = None, headers: dict[str, str] | None = None
+    flat: bool, status: int, kind: str, message: str, param: str | None = None, headers: dict[str, str] | None = None
 ) -> Response:
-    error: dict[str, Any] = {
-        "type": kind,
-        "message": _shortened(message, _MESSAGE_CHARS),
-        "param": None if param is None else _shortened(param, _PARAM_CHARS),
-        "code": status,
-    }
-    return Response(orjson.dumps({"error": error}), status, headers, "application/json")
+    text = _shortened(message, _MESSAGE_CHARS)
+    rest = {"param": None if param is None else _shortened(param, _PARAM_CHARS), "code": status}
+    body = {"error": text, "type": kind, **rest} if flat else {"error": {"type": kind, "message": text, **rest}}
+    return Response(orjson.dumps(body), status, headers, "application/json")
 
 
 def _shortened(text: str, num_chars: int) -> str:

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
 _TIMEOUT_NAME = TIMEOUT_HEADER.encode()
-# Never behind the key
-_OPEN = {
+# Never behind the key, and never refused while stopping
+OPEN = frozenset({
     "/", "/livez", "/readyz", "/startupz", "/metrics", "/info", "/docs", "/openapi.json", "/v2/health/live",
     "/v2/health/ready",
-}  # fmt: skip
+})  # fmt: skip
 _CLIENT_LEFT = 499  # nobody reads it; nginx's number, for the metrics
 _HEADERS = {b"x-request-id", b"x-request-timeout-ms", b"authorization", b"x-api-key", b"traceparent", b"tracestate"}
 
@@ -94,7 +94,7 @@ class GateMiddleware:
         keys = settings.keys()
         self._keyring = Keyring(keys) if keys else None
         self._limits = RateLimits(keys, settings.rate_limit, share=1 / settings.workers)
-        self._open = _OPEN - {"/metrics"} if settings.metrics_api_key else _OPEN
+        self._open = OPEN - {"/metrics"} if settings.metrics_api_key else OPEN
         self._metrics = metrics
         self._tracing = tracing
         self._logs = settings.access_log
@@ -106,9 +106,11 @@ class GateMiddleware:
             return
         headers = {name: value for name, value in scope["headers"] if name in _HEADERS}
         record = Record(scope["method"], self._ids.choose(headers.get(b"x-request-id")), _CLIENT_LEFT)
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # a copy: the server looks at its own, and leaves out the body
         scope["maeve.record"] = record
         REQUEST_ID.set(record.request_id)
-        passage = _Passage(receive, send, record, self._gate, works=scope["path"] not in _OPEN)
+        passage = _Passage(receive, send, record, self._gate, works=scope["path"] not in OPEN)
         try:
             await self._pass(scope, headers, passage)
         except Exception as e:  # noqa: BLE001 - the outermost place: every error gets an answer
@@ -137,7 +139,7 @@ class GateMiddleware:
 
     async def _answer(self, error: Exception, scope: Scope, passage: _Passage) -> None:
         self._metrics.error(classify(error)[1])
-        response = error_response(error)
+        response = error_response(error, scope["path"])
         if not passage.started:
             await response(scope, passage.receive, passage.send)
 

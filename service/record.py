@@ -45,10 +45,10 @@ class Record:
         images = f", {self.num_images} images" if self.num_images else ""
         return f"{self.method} {self.route} {self.status} {self.seconds * 1e3:.1f} ms{images}, {self.num_bytes} bytes"
 
-    def take(self, stages: Mapping[str, float], *, num_cached: int) -> None:
+    def take(self, stages: Mapping[str, float], *, num_images: int, num_cached: int) -> None:
         """What the engine says of the images."""
         self.stages.update(stages)
-        self.num_cached = num_cached
+        self.num_images, self.num_cached = num_images, num_cached
 
     def end(self, route: str) -> None:
         self.route = route

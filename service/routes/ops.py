@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from bundle.errors import Unavailable
@@ -43,7 +44,7 @@ def _probed(status: str, engine: Engine | None, fault: str | None) -> Response:
     return encode.json(probes.state(status, engine))
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """The text format of Prometheus."""
     return Response(Call(request).metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
