@@ -205,7 +205,7 @@ class RedisServer:
     """A real Redis on a loopback port that keeps nothing; can be killed, frozen and started again."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = free_port()
+        self.port = next(port for port in iter(free_port, None) if port < 50_000)  # a cluster adds 10,000 for another
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         self.process: subprocess.Popen[bytes] | None = None
