@@ -29,10 +29,13 @@ class Masking:
 
 
 def num_keep(num_patches: int, ratio: float) -> int:
-    """K = int(L * (1 - ratio)), at least 1 (He et al. 2021, arXiv 2111.06377). ratio: the part removed, in (0, 1)."""
+    """K = int(L * (1 - ratio)), at least 1 (He et al. 2021, arXiv 2111.06377). ratio: the part removed, in (0, 1).
+
+    Below L too, however small the ratio, unless L is 1.
+    """
     if not 0 < ratio < 1:
         raise ValueError(f"ratio must lie between 0 and 1, got {ratio}")
-    return max(1, int(num_patches * (1 - ratio)))
+    return max(1, min(num_patches - 1, int(num_patches * (1 - ratio))))
 
 
 def all_ids(num_images: int, num_patches: int) -> NDArray[np.int64]:

@@ -1,20 +1,20 @@
-"""The images of a request: a raw body, multipart parts called `file`, or JSON with base64. The size is held against the
-limit while reading, so no more than the limit is ever in memory. Nothing is decoded here.
-"""
+"""The images of a request: a raw body, multipart parts called `file`, or JSON with base64. Nothing is decoded here."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Any
 
-import orjson
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from bundle.errors import InvalidInput, TooLarge, UnsupportedMedia
+from service.body import content_type, parse_json, read_body
 from service.errors import BadParameter
+from service.fetch import is_url
 from service.offload import by_size
 from service.settings import Settings
 
@@ -24,61 +24,61 @@ _MULTIPART = "multipart/form-data"
 _RAW = {"", "application/octet-stream", "application/x-www-form-urlencoded"}
 _FIELD = "file"
 
+_VALUES_PER_IMAGE = 8  # in JSON that lists images: more than any form of it needs
+_OTHER_VALUES = 64
 
-async def read_images(request: Request, settings: Settings, *, max_images: int) -> list[bytes]:
-    """The encoded images, at least one.
+
+async def read_images(request: Request, settings: Settings, *, max_images: int) -> list[bytes | str]:
+    """The encoded images, at least one; a string is the URL of one.
 
     Errors: TooLarge (bytes, images), UnsupportedMedia (the body's type), BadParameter (the body's form), InvalidInput
     (an image's base64, with its index).
     """
-    media_type, options = _content_type(request)
-    body = await _read_body(request, settings.max_body_bytes)
-    if media_type.startswith("image/") or media_type in _RAW:
-        images = [body]
-    elif media_type == _MULTIPART:
-        images = await by_size(len(body), lambda: _from_multipart(body, options.get(b"boundary")))
-    else:
-        images = await by_size(len(body), lambda: _from_json(body, max_images))
-    if len(images) > max_images:
-        raise TooLarge(f"{len(images)} images in one request, {max_images} at most", param="images")
-    return images
-
-
-def _content_type(request: Request) -> tuple[str, dict[bytes, bytes]]:
-    """Refuse before reading a byte of what could not be used."""
-    raw_type, options = parse_options_header(request.headers.get("content-type"))
-    media_type = raw_type.decode("latin-1").lower()
-    if not (media_type.startswith("image/") or media_type in {*_RAW, _MULTIPART, _JSON}):
+    media_type, options = content_type(request)
+    raw = media_type.startswith("image/") or media_type in _RAW
+    if not raw and media_type not in (_MULTIPART, _JSON):  # before reading a byte of what could not be used
         raise UnsupportedMedia(f"cannot read {media_type}; send image/*, {_MULTIPART} or {_JSON}", param="content-type")
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise UnsupportedMedia("compressed bodies are not read", param="content-encoding")
-    return media_type, options
+    body = await read_body(request, settings.max_body_bytes)
+    if raw:
+        return [body]
+    if media_type == _MULTIPART:
+        return await by_size(len(body), lambda: _from_multipart(body, options.get(b"boundary"), max_images))
+    return await by_size(len(body), lambda: _from_json(body, max_images))
 
 
-async def _read_body(request: Request, max_bytes: int) -> bytes:
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > max_bytes:
-        raise _too_many_bytes(max_bytes)
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > max_bytes:
-            raise _too_many_bytes(max_bytes)
-        if chunk:
-            chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+def parse_image_list(body: bytes, max_images: int) -> Any:
+    """JSON that holds a list of images and little else. Raises as `parse_json`."""
+    most = most_keys(max_images)
+    return parse_json(body, max_values=most, max_keys=most)
 
 
-def _too_many_bytes(max_bytes: int) -> TooLarge:
-    return TooLarge(f"the body has more than {max_bytes} bytes", param="body")
+def most_keys(max_images: int) -> int:
+    """Of a request of so many images in JSON, whatever its form."""
+    return _VALUES_PER_IMAGE * max_images + _OTHER_VALUES
 
 
-def _from_multipart(body: bytes, boundary: bytes | None) -> list[bytes]:
+def from_texts(texts: Sequence[Any], max_images: int, *, param: str) -> list[bytes | str]:
+    """Images as standard base64, data URIs of it, or URLs, which stay.
+
+    Errors: BadParameter naming `param` (no text, not a string), TooLarge (too many), InvalidInput (broken base64).
+    """
+    if not texts:
+        raise BadParameter(f"{param} must be a list of at least one string", param=param)
+    check_count(len(texts), max_images)
+    return [from_text(text, index) for index, text in enumerate(texts)]
+
+
+def check_count(num_images: int, max_images: int) -> None:
+    """TooLarge if a request has more images than it may."""
+    if num_images > max_images:
+        raise TooLarge(f"more than {max_images} images in one request", param="images")
+
+
+def _from_multipart(body: bytes, boundary: bytes | None, max_images: int) -> list[bytes | str]:
     """The parts called `file`, parsed in memory: the body is there, spooling it to disk would only cost time."""
     if boundary is None:
         raise BadParameter("multipart body without a boundary", param="content-type")
-    parts = _Parts()
+    parts = _Parts(max_images)
     try:
         parser = MultipartParser(boundary, parts.callbacks())
         parser.write(body)
@@ -95,7 +95,8 @@ def _from_multipart(body: bytes, boundary: bytes | None) -> list[bytes]:
 class _Parts:
     """Collects the parser's callbacks."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_images: int) -> None:
+        self._max_images = max_images
         self.files: list[bytearray] = []
         self.complete = False
         self._named = False
@@ -126,6 +127,7 @@ class _Parts:
         if field != _FIELD:
             raise BadParameter(f"unknown part {field!r}; images go into {_FIELD!r}", param=field)
         self._named = True
+        check_count(len(self.files) + 1, self._max_images)  # here: what follows is not worth parsing
         self.files.append(bytearray())
 
     def _headers_finished(self) -> None:
@@ -136,23 +138,24 @@ class _Parts:
         self.complete = True
 
 
-def _from_json(body: bytes, max_images: int) -> list[bytes]:
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as e:
-        raise BadParameter(f"malformed JSON: {e}", param="body") from e
+def _from_json(body: bytes, max_images: int) -> list[bytes | str]:
+    document = parse_image_list(body, max_images)
     if not isinstance(document, dict) or set(document) != {"images"}:
         raise BadParameter('the JSON body must be {"images": [...]} and nothing else', param="images")
-    images = document["images"]
-    if not isinstance(images, list) or not images:
+    if not isinstance(document["images"], list):
         raise BadParameter("images must be a list of at least one string", param="images")
-    if len(images) > max_images:
-        raise TooLarge(f"{len(images)} images in one request, {max_images} at most", param="images")
-    return [_from_base64(text, index) for index, text in enumerate(images)]
+    return from_texts(document["images"], max_images, param="images")
 
 
-def _from_base64(text: Any, index: int) -> bytes:
-    """Standard base64, or a data URI of it."""
+def from_text(text: Any, index: int) -> bytes | str:
+    """Of standard base64, or a data URI of it, the bytes; a URL as it is."""
+    if isinstance(text, str) and is_url(text):
+        return text
+    return from_base64(text, index)
+
+
+def from_base64(text: Any, index: int) -> bytes:
+    """The bytes of standard base64, or of a data URI of it. BadParameter, InvalidInput."""
     if not isinstance(text, str):
         raise BadParameter(f"image {index} must be a string of base64 or a data URI", param=f"images[{index}]")
     if text.startswith("data:"):
@@ -162,4 +165,6 @@ def _from_base64(text: Any, index: int) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as e:  # ValueError: characters beyond ASCII
-        raise InvalidInput(f"image {index} is not valid base64: {e}", index=index) from e
+        raise InvalidInput(
+            f"image {index} is not valid base64: {e}; images are sent as base64 or data URIs", index=index
+        ) from e

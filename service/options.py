@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from service.errors import BadParameter, NotAcceptable
 from service.programs import PoolingName
 
+M = TypeVar("M", bound=BaseModel)
+
 _POOLINGS: tuple[PoolingName, ...] = ("cls", "mean", "patches")
+
+_WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?", re.ASCII)  # RFC 9110, section 12.4.2
 
 JSON = "application/json"
 OCTETS = "application/octet-stream"
@@ -19,14 +24,21 @@ NPY = "application/x-npy"
 PNG = "image/png"
 
 
-class _Query(BaseModel):
+def _told_as_list(**item: Any) -> WithJsonSchema:
+    """For OpenAPI: values of this kind, each once, separated by commas."""
+    return WithJsonSchema({"type": "array", "items": item, "minItems": 1, "uniqueItems": True})
+
+
+class Query(BaseModel):
+    """The parameters of a route that takes none; the others add theirs."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class EmbedQuery(_Query):
+class EmbedQuery(Query):
     """`pooling`: in the order of the answer, whatever the order asked for; empty is the bundle's default."""
 
-    pooling: str | None = Field(
+    pooling: Annotated[str | None, _told_as_list(enum=list(_POOLINGS))] = Field(
         None, description="cls, mean or patches, or several separated by commas; the bundle's own by default."
     )
     normalize: bool = Field(default=True, description="Whether every vector is scaled to length 1.")
@@ -45,19 +57,24 @@ class EmbedQuery(_Query):
         return value
 
     def poolings(self, default: PoolingName) -> tuple[PoolingName, ...]:
-        names = {default} if self.pooling is None else set(self.pooling.split(","))
-        return tuple(pooling for pooling in _POOLINGS if pooling in names)
+        return _in_order(default if self.pooling is None else self.pooling)
 
 
-class ClassifyQuery(_Query):
+@lru_cache(maxsize=64)
+def _in_order(names: str) -> tuple[PoolingName, ...]:
+    chosen = set(names.split(","))
+    return tuple(pooling for pooling in _POOLINGS if pooling in chosen)
+
+
+class ClassifyQuery(Query):
     top_k: Annotated[int, Field(ge=1)] = Field(5, description="Most probable labels per image; at most all there are.")
 
 
-class ReconstructQuery(_Query):
+class ReconstructQuery(Query):
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="Part of the patches to remove at random; 0.75 by default. Not together with mask."
     )
-    mask: str | None = Field(
+    mask: Annotated[str | None, _told_as_list(type="integer", minimum=0)] = Field(
         None, description="Indices of the patches to remove, row by row from 0, separated by commas."
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Chooses the random patches.")
@@ -87,6 +104,18 @@ class ReconstructQuery(_Query):
         return 0.75 if self.mask_ratio is None else self.mask_ratio
 
 
+def validate(model: type[M], data: Any) -> M:
+    """`data` as the model reads it. BadParameter for the first of the complaints."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_input=False)[0]
+        param = ".".join(map(str, first["loc"])) or None
+        unknown = first["type"] == "extra_forbidden"
+        message = "unknown parameter" if unknown else first["msg"].removeprefix("Value error, ")
+        raise BadParameter(f"{param}: {message}" if param else message, param=param) from e
+
+
 def embed_type(accept: str | None, poolings: Sequence[PoolingName]) -> str:
     """The type to answer /embed in. BadParameter for several poolings in a type that holds one tensor."""
     media_type = negotiate(accept, (JSON, OCTETS, NPY))
@@ -110,13 +139,11 @@ def negotiate(accept: str | None, offers: tuple[str, ...]) -> str:
 
 
 def _media_range(text: str) -> tuple[str, float]:
+    """The name, and its weight: 0 where that is none, as of `q=nan`."""
     name, *parameters = [part.strip().lower() for part in text.split(";")]
     for parameter in parameters:
         if parameter.startswith("q="):
-            try:
-                return name, float(parameter[2:])
-            except ValueError:
-                return name, 0.0
+            return name, float(parameter[2:]) if _WEIGHT.fullmatch(parameter, 2) else 0.0
     return name, 1.0
 
 

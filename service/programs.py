@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,24 +18,27 @@ from bundle.masking import all_ids
 from runtime import Arrays, Runtime
 from service.cache import Vector
 
+Operation = Literal["embed", "classify", "reconstruct"]
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 PoolingName = Literal["cls", "mean", "patches"]
-_OUTPUTS: dict[PoolingName, str] = {"cls": "cls", "mean": "mean", "patches": "tokens"}  # of the encoder's graph
+FeatureName = Literal[PoolingName, "tokens"]  # tokens: cls and the patches, as the encoder's graph gives them
+_OUTPUTS: dict[FeatureName, str] = {"cls": "cls", "mean": "mean", "patches": "tokens", "tokens": "tokens"}
 
 
 @dataclass(frozen=True)
 class Program:
     """Images of equal programs may share a batch. `num_keep`: K, the patches that the encoder sees."""
 
-    operation: Literal["embed", "classify", "reconstruct"]
+    operation: Operation
     num_keep: int
-    poolings: tuple[PoolingName, ...] = ()
+    poolings: tuple[FeatureName, ...] = ()
 
     def num_values(self, manifest: Manifest) -> int:
         """The length of a result."""
         model = manifest.model
         match self.operation:
             case "embed":
-                rows = {"cls": 1, "mean": 1, "patches": self.num_keep}
+                rows = {"cls": 1, "mean": 1, "patches": self.num_keep, "tokens": 1 + self.num_keep}
                 return sum(rows[pooling] for pooling in self.poolings) * model.dim
             case "classify":
                 assert manifest.num_classes is not None
@@ -48,7 +51,7 @@ class Program:
 class Item:
     """One image and the patches that the encoder sees of it; `ids_restore` where a decoder follows.
 
-    `image`: encoded, or pixels once it was decoded, in `decode_s` seconds.
+    `image`: encoded, or pixels: it came so, or was decoded in `decode_s` seconds.
     """
 
     image: bytes | NDArray[np.uint8]  # [H, W, C]
@@ -73,8 +76,8 @@ class Programs:
     def run(self, program: Program, items: Sequence[Item]) -> list[Vector]:
         """A flat vector per item.
 
-        embed: the poolings one after the other, `patches` row by row without cls. classify: logits. reconstruct: the
-        pixels, 0..255, then the decoder's patches. Raises what Runtime.run raises.
+        embed: the poolings one after the other, `patches` row by row without cls, `tokens` with it. classify: logits.
+        reconstruct: the pixels, 0..255, then the decoder's patches. Raises what Runtime.run raises.
         """
         match program.operation:
             case "embed":
@@ -88,7 +91,7 @@ class Programs:
         ids_keep = np.stack([item.ids_keep for item in items])  # [N, K]
         return self._runtime.run("encoder", {"images": _images(items), "ids_keep": ids_keep}, wanted)
 
-    def _embed(self, poolings: Sequence[PoolingName], items: Sequence[Item]) -> list[Vector]:
+    def _embed(self, poolings: Sequence[FeatureName], items: Sequence[Item]) -> list[Vector]:
         outputs = self._encode(items, [_OUTPUTS[pooling] for pooling in poolings])
         features = {pooling: outputs[_OUTPUTS[pooling]] for pooling in poolings}
         if "patches" in features:

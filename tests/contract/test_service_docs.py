@@ -113,7 +113,9 @@ def test_openapi_names_the_forms_and_the_errors_of_each_route(http: httpx.Client
     statuses = {str(status) for status, _ in [*ERRORS.values(), INTERNAL]}
     for path in ("/embed", "/classify", "/reconstruct"):
         operation = document["paths"][path]["post"]
-        assert operation["requestBody"]["content"].keys() == {"image/*", "multipart/form-data", "application/json"}
+        assert operation["requestBody"]["content"].keys() == {
+            "image/*", "application/octet-stream", "multipart/form-data", "application/json",
+        }  # fmt: skip
         assert set(operation["responses"]) - {"200"} <= statuses
         assert {"400", "401", "413", "415", "422", "429", "500", "503", "504"} <= set(operation["responses"])
         for status, answer in operation["responses"].items():

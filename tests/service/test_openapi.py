@@ -1,0 +1,37 @@
+"""Schemathesis, which makes requests from the document alone: good ones, and ones that break it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from bundle.store import Bundle
+from tests.service.helpers import serving_fake
+
+# Which of the inputs of a model go together, and which patches there are, no document can tell.
+CONFIG = """
+[[operations]]
+include-path = ["/reconstruct", "/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"]
+checks.positive_data_acceptance.enabled = false
+"""
+
+
+def test_every_answer_is_one_that_the_document_tells(fake_bundle: Bundle, tmp_path: Path) -> None:
+    """OPENAPI_EXAMPLES=1000 in the environment asks for more of each route than 60."""
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(CONFIG)
+    examples = os.environ.get("OPENAPI_EXAMPLES", "60")
+    with serving_fake(fake_bundle) as (served, _):
+        command = [
+            str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config), "run",
+            f"{served.url}/openapi.json", "--max-examples", examples, "--workers", "1", "--no-color", "--seed", "1",
+        ]  # fmt: skip
+        root = str(Path(__file__).parents[2])
+        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "PYTHONPATH": path, "SCHEMATHESIS_HOOKS": "tests.service.openapi_hooks"}
+        run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=3600)
+        assert served.http.get("/livez").status_code == 200
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "19 selected / 19 total" in run.stdout
