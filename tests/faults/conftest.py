@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from bundle.store import Bundle
 from tests.faults.traffic import Subject, subjects
+from tests.service.helpers import RedisServer
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +22,11 @@ def seconds() -> float:
 @pytest.fixture(scope="session")
 def photos(tiny_bundle: Bundle) -> list[Subject]:
     return subjects(tiny_bundle, 24)
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """Not started yet."""
+    server = RedisServer(tmp_path)
+    yield server
+    server.kill()
