@@ -1,6 +1,7 @@
 # make serve   the service on 127.0.0.1:8000 with the bundle in models/default
 # make test    everything the tests need, and the tests
 # make check   style, types and layers
+# make faults  three quarters of an hour of load while processes are killed, frozen and starved
 PYTHON ?= python3
 VENV ?= .venv
 HOST ?= 127.0.0.1
@@ -11,7 +12,7 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 
-.PHONY: serve test check format clean
+.PHONY: serve test check faults format clean
 
 serve: $(VENV)/.base
 	$(BIN)/python -m service --bundle $(BUNDLE) --host $(HOST) --port $(PORT)
@@ -24,6 +25,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+faults: $(VENV)/.dev
+	FAULT_SECONDS=200 $(BIN)/python -m pytest tests/faults $(PYTEST_ARGS)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

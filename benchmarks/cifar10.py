@@ -22,8 +22,9 @@ from typing import Any
 
 import httpx
 
+from benchmarks.load.requests import read_photos
+from benchmarks.load.servers import Server, ours
 from benchmarks.report import Report
-from benchmarks.serve_load import service
 from training.sources import open_source
 
 _PER_REQUEST = 64
@@ -95,8 +96,8 @@ def http_accuracy(bundle: Path, test: Path) -> tuple[float, float, int]:
     if source.classes is None:
         raise SystemExit(f"{test} has no labels")
     with (
-        service(bundle) as port,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+        Server(ours(bundle), read_photos(None)[:1]) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as client,
         ThreadPoolExecutor(4) as pool,
     ):
         samples = ((s.name, s.data, s.label) for s in source if isinstance(s.data, bytes) and isinstance(s.label, int))

@@ -36,6 +36,7 @@ class PlainOnnx:
     device = "cpu"
     lanes = 1
     max_batch = 8
+    buckets: tuple[int, ...] = ()
 
     def __init__(self, bundle: Bundle, arguments: Mapping[str, Any]) -> None:
         del arguments
@@ -67,6 +68,7 @@ class TorchEncoder:
 
     name = "torch"
     max_batch = 8
+    buckets: tuple[int, ...] = ()
 
     def __init__(self, bundle: Bundle, arguments: Mapping[str, Any]) -> None:
         import torch

@@ -37,6 +37,10 @@ class Report:
             print(lines[-1], flush=True)
         self.tables.append("\n".join(lines))
 
+    def picture(self, file: str) -> None:
+        """Below what came before; `file` lies beside the results."""
+        self.tables.append(f"![{Path(file).stem}]({file})")
+
     def write(self) -> Path:
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{self.name}.md"

@@ -1,234 +1,277 @@
-"""How much of a bare decode + session.run loop is left once it stands behind HTTP?
+"""How much of a bare decode + run loop is left behind HTTP, and how much of it do other servers leave?
 
     python -m benchmarks.serve_load [--bundle models/default] [--images DIR]
+    python -m benchmarks.serve_load --peers [--bundle B ...] [--images DIR] [--quick]
 
 The limit: as many threads as cores, each decoding an image and running its own one-thread session, nothing else. The
-service: `python -m service` as a process of its own, caches off, under keep-alive clients that share its cores. Both in
-turns, several times; the ratio is the median of the paired ratios. No two requests carry the same bytes, so that
-neither a cache nor the sharing of identical requests in flight can help.
+service: `python -m service` as a process of its own, caches off, under keep-alive clients that share its cores. With
+`--peers` also other servers of the same ONNX file and the same photos, each installed into an environment of its own
+and run in the better of two layouts, one process with as many threads as cores or one process for each core; by
+default for a random ViT-Ti/16 at 224 pixels and for the default bundle. All take turns, several times, the others
+standing still meanwhile; ratios are medians of those within a round. No two requests carry the same bytes, so that
+neither a cache nor the sharing of identical requests in flight can help, but for the row about cache hits.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import itertools
-import os
-import socket
 import statistics
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
-import uvloop
-from numpy.typing import NDArray
-from PIL import Image
-
+from benchmarks.load import peers
+from benchmarks.load.contest import Contestant, Limit, closed_rounds, enter, hit_ratio, open_rounds
+from benchmarks.load.limit import BareLoop, our_decode, overhead, plain_decode
+from benchmarks.load.peers import Layout, Peer
+from benchmarks.load.requests import raw, read_photos
+from benchmarks.load.servers import Launch, Server, ServerFailed, ours, running
+from benchmarks.load.tables import WORKERS, add_ratios, add_tables, draw
+from benchmarks.load.wrk import client_name, load
 from benchmarks.report import Report
-from bundle.masking import all_ids
-from bundle.preprocess import preprocess
+from bundle.errors import MaeveError
 from bundle.store import Bundle, load_bundle
 from runtime.cores import usable_cores
-from runtime.onnx import load_session
 
-_COUNTER_BYTES = 8
-
-
-def read_images(folder: Path | None) -> list[bytes]:
-    """The JPEGs of a folder, or made ones of about the size of ImageNet's."""
-    if folder is None:
-        return [_made_photo(seed) for seed in range(64)]
-    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in (".jpg", ".jpeg"))
-    if not files:
-        raise SystemExit(f"{folder} holds no JPEG")
-    return [f.read_bytes() for f in files]
+CLIENTS = 32  # where ratios are taken
+LEVELS = (1, 8, 32, 128)
+DEFAULT_BUNDLE = Path("models/default")
+_HIT_PHOTOS = 8
+_CLOSED_SHARE, _OPEN_SHARE = 0.65, 0.85  # of a bundle's time by whose end the loops must end
 
 
-def _made_photo(seed: int) -> bytes:
-    """500 x 375: noise at several scales, as natural images have it, and so a JPEG of a photo's weight."""
-    rng = np.random.default_rng(seed)
-    image = np.zeros((375, 500, 3), np.float32)
-    for size, weight in ((4, 1.0), (16, 0.6), (64, 0.3), (250, 0.15)):
-        noise = Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8))
-        image += weight * np.asarray(noise.resize((500, 375), Image.Resampling.BICUBIC), np.float32)
-    out = BytesIO()
-    Image.fromarray((image / 2.05).clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=90)
-    return out.getvalue()
+@dataclass
+class Contest:
+    """One bundle's. `failed`: label -> why it was not measured. Its servers end with the stack."""
 
+    args: argparse.Namespace
+    bundle: Bundle
+    photos: list[bytes]
+    stack: ExitStack
+    contestants: list[Contestant] = field(default_factory=list)
+    limits: list[Limit] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
 
-class Bodies:
-    """Endless images, each with a number behind its end, where decoders do not look: never twice the same bytes."""
+    def add_limits(self) -> None:
+        decoders = {"bare loop": our_decode(self.bundle)}
+        if self.args.peers:
+            decoders["bare loop, plain Pillow"] = plain_decode(self.bundle)
+        for label, decoder in decoders.items():
+            self.limits.append(Limit(label, BareLoop(self.bundle, decoder, self.photos, self.args.precision)))
 
-    def __init__(self, images: list[bytes]) -> None:
-        self._images = images
-        self._count = itertools.count()
+    def start(self, launch: Launch, says: str, levels: Sequence[int]) -> Server:
+        """Start a server and let it take part. ServerFailed where it does not answer as the bare loop does."""
+        server = self.stack.enter_context(Server(launch, self.photos))
+        contestant = Contestant(server, says, levels)
+        enter(contestant, self.limits[0].loop, self.photos)
+        self.contestants.append(contestant)
+        return server
 
-    def __next__(self) -> bytes:
-        n = next(self._count)
-        return self._images[n % len(self._images)] + n.to_bytes(_COUNTER_BYTES, "big")
+    def try_to(self, label: str, start: Callable[[], object]) -> None:
+        """A server that fails is a row with the reason."""
+        try:
+            start()
+        except ServerFailed as e:
+            self.failed[label] = str(e)
+            print(f"{label}: {e}", flush=True)
 
-    def __iter__(self) -> Iterator[bytes]:
-        return self
+    def add_ours(self) -> None:
+        """SystemExit where ours does not run: there is nothing to hold against anything then."""
+        says = f"{self.args.precision}, caches off"
+        try:
+            self.start(self._ours(), says, self.args.levels)
+        except ServerFailed as e:
+            raise SystemExit(f"error: {e}") from e
+        if not self.args.peers:
+            return
+        if has_workers():
+            flags = ("--workers", "4")
+            self.try_to(
+                WORKERS, lambda: self.start(self._ours(*flags, label=WORKERS), f"{says}, --workers 4", (CLIENTS,))
+            )
+        else:
+            self.failed[WORKERS] = "not measured: the service has no --workers"
 
+    def _ours(self, *flags: str, label: str = "Maeve", accept: str = "") -> Launch:
+        accept = accept or self.args.accept
+        return ours(self.bundle.path, *flags, label=label, precision=self.args.precision, accept=accept)
 
-def limit(bundle: Bundle, bodies: Bodies, seconds: float) -> float:
-    """Images per second of the bare loop."""
-    manifest = bundle.manifest
-    ids: NDArray[np.int64] = np.ascontiguousarray(all_ids(1, manifest.model.num_patches))
-    sessions = [load_session(bundle.graph_file("encoder")) for _ in range(usable_cores())]
-    counts = [0] * len(sessions)
-    until = time.perf_counter() + seconds
+    def add_peer(self, peer: Peer) -> None:
+        """In the better layout, where there is time to find it."""
+        programs = peers.install(peer, self.args.peers_env)
+        choices = peers.layouts(usable_cores())
+        layout = choices[0] if self.args.quick else self._best(peer, programs, choices)
+        launch = peers.launch(peer, programs, self.bundle, layout, self.args.precision)
+        self.start(launch, f"{peer.version}, {layout}, {peer.says}", self.args.levels)
 
-    def loop(lane: int) -> None:
-        while time.perf_counter() < until:
-            pixels = preprocess(next(bodies), manifest.preprocess, channels=manifest.model.channels)
-            sessions[lane].run(["cls", "mean", "tokens"], {"images": pixels[None], "ids_keep": ids})
-            counts[lane] += 1
-
-    started = time.perf_counter()
-    threads = [threading.Thread(target=loop, args=(lane,)) for lane in range(len(sessions))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.perf_counter() - started)
-
-
-@contextmanager
-def service(bundle: Path) -> Iterator[int]:
-    """A service with its caches off; its port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", str(port), "--cache-bytes", "0"]
-    command += ["--runtime", "onnxruntime", "--device", "cpu", "--precision", "fp32"]  # what the limit runs
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAEVE_")}
-    process = subprocess.Popen([*command, "--log-level", "warning"], env=environment)
-    try:
-        _wait_until_open(port, process)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _wait_until_open(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
-        if process.poll() is not None:
-            raise SystemExit("the service did not start")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise SystemExit("the service did not start within a minute")
-
-
-async def load(port: int, bodies: Bodies, clients: int, seconds: float, accept: str) -> list[float]:
-    """Latencies in seconds of all requests answered within `seconds`."""
-    until = time.perf_counter() + seconds
-    results = await asyncio.gather(*(_client(port, bodies, until, accept) for _ in range(clients)))
-    return [latency for latencies in results for latency in latencies]
-
-
-async def _client(port: int, bodies: Bodies, until: float, accept: str) -> list[float]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    latencies = []
-    while (start := time.perf_counter()) < until:
-        body = next(bodies)
-        head = (
-            f"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nAccept: {accept}\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
+    def _best(self, peer: Peer, programs: Path, choices: Sequence[Layout]) -> Layout:
+        rates: dict[Layout, float] = {}
+        why: ServerFailed | None = None
+        for layout in choices:
+            try:
+                with Server(
+                    peers.launch(peer, programs, self.bundle, layout, self.args.precision), self.photos
+                ) as server:
+                    rates[layout] = load(server.target, CLIENTS, self.args.seconds).rate
+            except ServerFailed as e:
+                print(f"{layout}: {e}", flush=True)
+                why = e
+        if why is not None and not rates:
+            raise why
+        print(
+            f"{peer.label}: " + ", ".join(f"{rate:.1f} img/s as {layout}" for layout, rate in rates.items()), flush=True
         )
-        writer.writelines([head.encode(), body])
-        answer = await reader.readuntil(b"\r\n\r\n")
-        if not answer.startswith(b"HTTP/1.1 200"):
-            raise SystemExit(f"the service answered {answer!r}")
-        length = next(line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        await reader.readexactly(int(length.split(b":")[1]))
-        if (end := time.perf_counter()) < until:
-            latencies.append(end - start)
-    writer.close()
-    await writer.wait_closed()
-    return latencies
+        return max(rates, key=lambda layout: rates[layout])
+
+    def measure(self, share_s: float) -> None:
+        """`share_s`: the time that the loops have."""
+        start = time.monotonic()
+        rounds, seconds = self.args.rounds, self.args.seconds
+        closed_rounds(self.contestants, self.limits, rounds, seconds, start + _CLOSED_SHARE * share_s)
+        if self.args.peers:
+            full = [each for each in self.contestants if each.label != WORKERS]
+            open_rounds(full, rounds, seconds, start + _OPEN_SHARE * share_s)
+
+    def add_overhead(self, report: Report) -> None:
+        server = self.contestants[0].server
+        with running(server):
+            found = overhead(server.target, self.limits[0].loop, self.photos, self.args.seconds)
+            memory = _rss_mib(server.port)
+        figures = f"{found.request_ms:.2f} ms a request, {found.bare_ms:.2f} ms in process"
+        report.add("unloaded overhead on decode + run", f"{found.difference_ms:.2f} ms ({figures})")
+        report.add("memory of the service", memory)
+
+    def add_hits(self, report: Report) -> None:
+        """Cache hits against a route that does nothing."""
+        accept, num_bytes = "application/octet-stream", 4 * self.bundle.manifest.model.dim
+        words = [sys.executable, "-m", "benchmarks.load.noop", "{port}", str(num_bytes)]
+        launches = [
+            Launch("no-op Starlette", words, raw("/embed", accept)),
+            self._ours("--cache-bytes", str(64 * 2**20), label="Maeve, cached", accept=accept),
+        ]
+        label = f"cache hits / no-op Starlette, {CLIENTS} clients"
+        try:
+            noop, cached = (self.stack.enter_context(Server(launch, self.photos[:_HIT_PHOTOS])) for launch in launches)
+            for server in (noop, cached):
+                server.expect(num_bytes, num_bytes)
+            noop.hold()
+            rate, ratios = hit_ratio(cached, noop, CLIENTS, self.args.rounds, self.args.seconds)
+        except (ServerFailed, RuntimeError) as e:
+            report.add(label, f"not measured: {e}")
+            return
+        report.add(label, f"{statistics.median(ratios):.2f} ({rate:,.0f} hits/s)")
+
+
+def has_workers() -> bool:
+    """Whether the service takes --workers."""
+    told = subprocess.run([sys.executable, "-m", "service", "--help"], capture_output=True, text=True, check=True)
+    return "--workers" in told.stdout
 
 
 def _rss_mib(port: int) -> str:
     """The service's memory by its own account."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
-    value = next(line.split()[1] for line in lines if line.startswith("process_resident_memory_bytes"))
-    return f"{float(value) / 2**20:.0f}"
+    values = [float(line.split()[1]) for line in lines if line.startswith("process_resident_memory_bytes")]
+    return f"{values[0] / 2**20:.0f} MiB" if values else "unknown"
 
 
-@dataclass
-class Measured:
-    """`limits`, `rates`: images per second of the bare loop and of the service, a pair each round."""
-
-    limits: list[float] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
-    latencies_s: list[float] = field(default_factory=list)
-    memory_mib: str = ""
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=Path("models/default"))
-    parser.add_argument("--images", type=Path, help="a folder of JPEGs; made ones by default")
-    parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each half of a round")
-    parser.add_argument("--accept", default="application/json")
-    args = parser.parse_args()
-
-    bundle = load_bundle(args.bundle)
-    images = read_images(args.images)
-    measured = _measure(bundle, Bodies(images), args)
-    report = Report("serve_load", __doc__ or "")
-    model = bundle.manifest.model
-    size = f"{model.image_size[0]} x {model.image_size[1]} px, patch {model.patch_size}, {model.depth} x {model.dim}"
-    report.add("bundle", f"{bundle.manifest.name}: {size}")
-    report.add("images", f"{len(images)} JPEGs, {statistics.mean(map(len, images)) / 1000:.0f} kB on average")
-    report.add("clients", str(args.clients))
-    _add_figures(report, measured)
+def run(args: argparse.Namespace, bundle: Bundle, photos: list[bytes], share_s: float) -> None:
+    """Measure and report one bundle."""
+    started = time.monotonic()
+    with ExitStack() as stack:
+        contest = Contest(args, bundle, photos, stack)
+        contest.add_limits()
+        contest.add_ours()
+        if args.peers:
+            for peer in peers.PEERS:
+                contest.try_to(peer.label, lambda peer=peer: contest.add_peer(peer))  # type: ignore[misc]
+            contest.failed |= peers.ABSENT
+        contest.measure(share_s - (time.monotonic() - started))
+        report = _report(args, bundle, photos)
+        add_ratios(report, contest.contestants, contest.limits, args.at)
+        contest.add_overhead(report)
+        if args.peers:
+            contest.add_hits(report)
+        add_tables(report, contest.contestants, contest.limits, contest.failed)
+        if args.peers:
+            report.picture(draw(report.name, contest.contestants, contest.limits[0]))
     report.write()
 
 
-def _measure(bundle: Bundle, bodies: Bodies, args: argparse.Namespace) -> Measured:
-    """The bare loop and the service in turns, each warmed up before."""
-    found = Measured()
-    with service(args.bundle) as port:
-        limit(bundle, bodies, 1.0)
-        uvloop.run(load(port, bodies, args.clients, 2.0, args.accept))
-        for number in range(args.rounds):
-            most = limit(bundle, bodies, args.seconds)
-            latencies_s = uvloop.run(load(port, bodies, args.clients, args.seconds, args.accept))
-            rate = len(latencies_s) / args.seconds
-            found.limits.append(most)
-            found.rates.append(rate)
-            found.latencies_s += latencies_s
-            print(f"round {number + 1}: limit {most:.1f} img/s, service {rate:.1f} img/s", flush=True)
-        found.memory_mib = _rss_mib(port)
-    return found
+def _report(args: argparse.Namespace, bundle: Bundle, photos: list[bytes]) -> Report:
+    report = Report(f"serve_peers_{bundle.manifest.name}" if args.peers else "serve_load", __doc__ or "")
+    model = bundle.manifest.model
+    size = f"{model.image_size[0]} x {model.image_size[1]} px, patch {model.patch_size}, {model.depth} x {model.dim}"
+    report.add("bundle", f"{bundle.manifest.name}: {size}, {args.precision}")
+    report.add("images", f"{len(photos)} JPEGs, {statistics.mean(map(len, photos)) / 1000:.0f} kB on average")
+    report.add("client", client_name())
+    report.add("ratios", f"at {args.at} clients, up to {args.rounds} rounds of {args.seconds:g} s and more")
+    return report
 
 
-def _add_figures(report: Report, found: Measured) -> None:
-    report.add("bare loop", f"{statistics.median(found.limits):.1f} img/s")
-    report.add("service", f"{statistics.median(found.rates):.1f} img/s")
-    ratios = [rate / most for rate, most in zip(found.rates, found.limits, strict=True)]
-    report.add(
-        "service / bare loop", f"{statistics.median(ratios):.3f} (rounds {min(ratios):.3f} to {max(ratios):.3f})"
+def bundles(args: argparse.Namespace, folder: Path) -> list[Bundle]:
+    """Those that were named; else the default one and, beside peers, a random ViT-Ti/16 at 224 pixels."""
+    if args.bundle or not args.peers:
+        return [load_bundle(path) for path in args.bundle or [DEFAULT_BUNDLE]]
+    from benchmarks.engines import random_bundle  # needs torch, which a named bundle does not
+
+    return [random_bundle("tiny", folder, args.precision, args.images), load_bundle(DEFAULT_BUNDLE)]
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, action="append", help="may be repeated")
+    parser.add_argument("--images", type=Path, help="a folder of JPEGs; made ones by default")
+    parser.add_argument("--precision", choices=["fp32", "int8"], default="fp32", help="of the graph that all run")
+    parser.add_argument("--clients", type=int, default=CLIENTS, help="without --peers")
+    parser.add_argument("--rounds", type=int, help="3 with --peers, 5 without, 1 with --quick")
+    parser.add_argument("--seconds", type=float, help="of each measurement: 4 with --peers, 8 without, 1 with --quick")
+    parser.add_argument(
+        "--minutes", type=float, default=18.0, help="after which no round begins; installing not counted"
     )
-    p50, p99 = np.percentile(found.latencies_s, [50, 99]) * 1000
-    report.add("latency p50 / p99", f"{p50:.0f} / {p99:.0f} ms")
-    report.add("memory of the service", f"{found.memory_mib} MiB")
+    parser.add_argument("--accept", default="application/json", help="the form of our answers")
+    parser.add_argument("--peers", action="store_true", help="measure other servers too")
+    parser.add_argument("--quick", action="store_true", help="one short round, to see that everything runs")
+    parser.add_argument(
+        "--peers-env", type=Path, default=Path("~/.cache/maeve-benchmarks"), help="where peers are installed"
+    )
+    args = parser.parse_args(argv)
+    args.peers_env = args.peers_env.expanduser().resolve()
+    args.rounds = args.rounds or (1 if args.quick else 3 if args.peers else 5)
+    args.seconds = args.seconds or (1.0 if args.quick else 4.0 if args.peers else 8.0)
+    args.at = CLIENTS if args.peers else args.clients
+    args.levels = (args.clients,) if not args.peers else (1, CLIENTS) if args.quick else LEVELS
+    return args
+
+
+def main() -> None:
+    args = parse()
+    if args.peers:
+        _install_all(args.peers_env)
+    until = time.monotonic() + args.minutes * 60
+    try:
+        with tempfile.TemporaryDirectory(prefix="maeve-load-") as folder:
+            photos, chosen = read_photos(args.images), bundles(args, Path(folder))
+            for number, bundle in enumerate(chosen):
+                run(args, bundle, photos, (until - time.monotonic()) / (len(chosen) - number))
+    except MaeveError as e:
+        raise SystemExit(f"error: {e}") from e
+
+
+def _install_all(environments: Path) -> None:
+    """Before the clock runs. What cannot be installed is told again, with its reason, where it is missing."""
+    for peer in peers.PEERS:
+        try:
+            peers.install(peer, environments)
+        except ServerFailed as e:
+            print(e, flush=True)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.arrays import read_npz
+from bundle.decode import MODES
 from bundle.errors import InvalidInput
 from bundle.manifest import Preprocess
-from bundle.preprocess import MODES, preprocess
+from bundle.preprocess import preprocess
 from export.errors import ExportError
 
 SAMPLES_FILE: Final = "samples.npz"  # training.pretrain's, in the run's folder

@@ -22,6 +22,7 @@ class Runtime(Protocol):
     precision: ServedPrecision
     lanes: int  # how many calls may run at once: CPU cores in use, or 1 for a GPU
     max_batch: int  # images per call that the device likes best; a few on a CPU, where more gain nothing
+    buckets: tuple[int, ...]  # sizes of a call that the device likes, ascending: it pads to the next; empty is any
     details: Mapping[str, str | int]  # for /info and the log: the engine's version, its threads, its provider, ...
 
     def run(self, graph: GraphName, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None) -> Arrays:

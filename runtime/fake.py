@@ -38,6 +38,7 @@ class FakeRuntime:
         latency_ms: float = 0,
         lanes: int = 1,
         max_batch: int = 8,
+        buckets: tuple[int, ...] = (),
         fail_on: Poison | None = None,
     ) -> None:
         self.manifest = source.manifest if isinstance(source, Bundle) else source
@@ -45,6 +46,7 @@ class FakeRuntime:
         self.details: Mapping[str, str | int] = {}
         self.lanes = lanes
         self.max_batch = max_batch
+        self.buckets = buckets
         self.latency_ms = latency_ms
         self.fail_on = fail_on
         self.calls: list[tuple[GraphName, int]] = []

@@ -58,6 +58,7 @@ class OnnxCudaRuntime:
 
     lanes = 2  # one call's inputs and outputs are copied while the other computes; the GPU computes one at a time
     max_batch = 64
+    buckets: tuple[int, ...] = ()
 
     def __init__(
         self,

@@ -39,6 +39,7 @@ class OpenVinoRuntime:
     name = "openvino"
     device = "cpu"
     max_batch = 4  # about a tenth more images per second than one by one for small networks; more gain no more
+    buckets: tuple[int, ...] = ()
 
     def __init__(self, bundle: Bundle, precision: ServedPrecision = "fp32", lanes: int | None = None) -> None:
         if precision == "fp16":

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bundle.store import Bundle, load_bundle
+from bundle.store import Bundle
 from runtime import Runtime
-from runtime.selfcheck import prove
 from service import schemas
-from service.decoding import Decoder
-from service.device import LocalDevice
+from service.call import DirectRouter
+from service.cors import Cors, parse_origins
 from service.engine import Engine
+from service.fetch import make_fetcher
 from service.gate import Gate, GateMiddleware
 from service.info import maeve_version
 from service.metrics import Metrics
-from service.programs import Programs
+from service.opening import Opened, load, open_bundle, start_engine
 from service.routes import classify, embed, kserve, openai, ops, pages, reconstruct
 from service.settings import Settings
+from service.tracing import open_tracing
 
+_REFRESH_S = 1.0
 _DESCRIPTION = "Embeds, classifies and reconstructs images with a Masked Autoencoder."
 
 
@@ -33,8 +36,16 @@ class Service(FastAPI):
     of the model.
     """
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Requests go straight to the stack; of what FastAPI does before it nothing is used here."""
+        if scope["type"] != "http" or self.middleware_stack is None:
+            await super().__call__(scope, receive, send)
+            return
+        scope["app"] = self
+        await self.middleware_stack(scope, receive, send)
+
     def build_middleware_stack(self) -> ASGIApp:
-        app: ASGIApp = self.router
+        app: ASGIApp = DirectRouter(self.router.routes, self.router)
         for middleware in reversed(self.user_middleware):
             app = middleware.cls(app, *middleware.args, **middleware.kwargs)
         return app
@@ -51,59 +62,90 @@ class Service(FastAPI):
         """
         before: Engine | None = self.state.engine
         self.state.engine = engine
+        self.state.started |= engine is not None
         if before is not None:
             await self.state.gate.settled()
             await before.close()
 
-
-def local_device(bundle: Bundle, runtime: Runtime, settings: Settings, metrics: Metrics) -> LocalDevice:
-    """A lane that is a core decodes its images best itself: another thread would only share that core. A device beside
-    the cores wants its images ready.
-    """
-    on_lanes = settings.decode_threads == 0 or (settings.decode_threads is None and runtime.device == "cpu")
-    return LocalDevice(
-        Programs(bundle.manifest, runtime), runtime, metrics, max_batch=settings.max_batch or runtime.max_batch,
-        decoder=Decoder(bundle.manifest, max_pixels=settings.max_pixels) if on_lanes else None,
-    )  # fmt: skip
+    async def end(self) -> None:
+        """Refuse work from now on and close the engine, if there is one."""
+        self.state.gate.drain()
+        if self.state.engine is not None:
+            await self.state.engine.close()
 
 
 def create_app(
-    settings: Settings, *, bundle: Bundle | None = None, runtime: Runtime | None = None, proven: bool = False
-) -> FastAPI:
+    settings: Settings,
+    *,
+    bundle: Bundle | None = None,
+    runtime: Runtime | None = None,
+    proven: bool = False,
+    metrics: Metrics | None = None,
+) -> Service:
     """The service as an ASGI app. Its lifespan loads the bundle and opens the runtime, unless they are given, and
-    closes the runtime in either case: it serves this app alone. `proven`: the runtime was held against the bundle.
+    closes the runtime in either case: it serves this app alone. `proven`: bundle and runtime come from `open_bundle`.
 
-    BundleError and RuntimeUnavailable come out of the lifespan's start.
+    SettingsError if traces are asked for and cannot be made; BundleError and RuntimeUnavailable come out of the
+    lifespan's start.
     """
-    metrics = Metrics()
-    gate = Gate()
+    metrics = metrics or Metrics()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loaded = bundle or load_bundle(settings.bundle)
-        opened = runtime or settings.open_runtime(loaded)
-        if not proven:
-            prove(loaded, opened)
-        engine = Engine(loaded, local_device(loaded, opened, settings, metrics), settings, metrics)
-        await engine.warm_up()
-        app.state.engine = engine
+    async def serving(app: Service) -> AsyncIterator[None]:
+        loaded = bundle or load(settings)
+        opened = Opened(loaded, runtime) if runtime and proven else open_bundle(loaded, settings, runtime)
+        await app.adopt(await start_engine(opened, settings, metrics))
         try:
             yield
         finally:
-            gate.drain()
-            if app.state.engine is not None:
-                await app.state.engine.close()
+            await app.end()
+
+    return make_app(settings, metrics, serving)
+
+
+def make_app(
+    settings: Settings, metrics: Metrics, serving: Callable[[Service], AbstractAsyncContextManager[None]]
+) -> Service:
+    """The app without an engine: whoever makes one, within `serving`, has the app adopt it, and ends the app.
+
+    SettingsError if traces are asked for and cannot be made.
+    """
+    gate = Gate()
+    tracing = open_tracing() if settings.traces else None
+
+    @asynccontextmanager
+    async def lifespan(app: Service) -> AsyncIterator[None]:
+        refresher = asyncio.create_task(_keep_fresh(metrics)) if metrics.shared else None
+        try:
+            async with serving(app):
+                yield
+        finally:
+            if refresher is not None:
+                refresher.cancel()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
     app = Service(
         title="Maeve", description=_DESCRIPTION, version=maeve_version(), lifespan=lifespan,
         docs_url=None, redoc_url=None, redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # asked for at every request
     )  # fmt: skip
-    app.state.settings, app.state.metrics, app.state.gate, app.state.engine = settings, metrics, gate, None
+    app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
+    app.state.engine, app.state.started, app.state.processes = None, False, None
+    app.state.fetcher = make_fetcher(settings)
     metrics.watch("maeve_requests_in_flight", "Requests for work not answered yet.", lambda: gate.in_flight)
-    app.add_middleware(GateMiddleware, gate=gate, settings=settings, metrics=metrics)
+    app.add_middleware(GateMiddleware, gate=gate, settings=settings, metrics=metrics, tracing=tracing)
+    if settings.cors_origins is not None:
+        app.add_middleware(Cors, origins=parse_origins(settings.cors_origins))
     work = (embed, classify, reconstruct, openai, kserve, ops)
     routers = (*(module.router for module in work), pages.make_router())
     # Not include_router: it would keep the routers as they are, match every request in two steps, and do so last.
     app.router.routes[:0] = [route for router in routers for route in router.routes]
     return app
+
+
+async def _keep_fresh(metrics: Metrics) -> None:
+    """What is watched changes without an event that could tell the other processes."""
+    while True:
+        metrics.refresh()
+        await asyncio.sleep(_REFRESH_S)

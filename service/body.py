@@ -6,14 +6,17 @@ The size is held against the limit while reading, so no more than the limit is e
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Any
 
 import orjson
 from fastapi import Request
 from python_multipart.multipart import parse_options_header
+from starlette.requests import ClientDisconnect
 
 from bundle.errors import TooLarge, UnsupportedMedia
 from service.errors import BadParameter
+from service.headers import header
 
 
 def content_type(request: Request) -> tuple[str, dict[bytes, bytes]]:
@@ -21,10 +24,9 @@ def content_type(request: Request) -> tuple[str, dict[bytes, bytes]]:
 
     UnsupportedMedia if the body is compressed.
     """
-    if request.headers.get("content-encoding", "identity") != "identity":
+    if header(request.scope, b"content-encoding") not in (None, "identity"):
         raise UnsupportedMedia("compressed bodies are not read", param="content-encoding")
-    raw_type, options = parse_options_header(request.headers.get("content-type"))
-    return raw_type.decode("latin-1").lower(), options
+    return _parse_content_type(header(request.scope, b"content-type"))
 
 
 def expect_type(request: Request, readable: Collection[str]) -> None:
@@ -36,13 +38,20 @@ def expect_type(request: Request, readable: Collection[str]) -> None:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """TooLarge by the declared length before a byte is read, else as soon as more have come."""
-    declared = request.headers.get("content-length", "0")
+    """TooLarge by the declared length before a byte is read, else as soon as more have come. ClientDisconnect if the
+    client leaves before the end.
+    """
+    declared = header(request.scope, b"content-length") or "0"
     if declared.isdecimal() and int(declared) > max_bytes:
         raise _too_many_bytes(max_bytes)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk, more = message.get("body", b""), message.get("more_body", False)
         size += len(chunk)
         if size > max_bytes:
             raise _too_many_bytes(max_bytes)
@@ -65,6 +74,12 @@ def parse_json(body: bytes, *, max_values: int, max_keys: int) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError as e:
         raise BadParameter(f"malformed JSON: {e}", param="body") from e
+
+
+@lru_cache(maxsize=64)
+def _parse_content_type(text: str | None) -> tuple[str, dict[bytes, bytes]]:
+    raw_type, options = parse_options_header(text)
+    return raw_type.decode("latin-1").lower(), options
 
 
 def _too_many_bytes(max_bytes: int) -> TooLarge:

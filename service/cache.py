@@ -1,5 +1,5 @@
-"""Results by key: first in this process, then in Redis. Values are raw little-endian float32; the loss of a cache costs
-speed, never a request.
+"""Results by key: first in this process, then in Redis. Values are float32 vectors; the loss of a cache costs speed,
+never a request.
 
 A key stands for everything that affects the value, so a value never has to be taken back.
 """
@@ -10,24 +10,55 @@ import asyncio
 import hashlib
 import logging
 import random
+import zlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bundle.errors import CacheError
+from service.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 Vector = NDArray[np.float32]
 
 _WIRE = np.dtype("<f4")
-_LAYOUT = "maeve:1"  # the number goes up when values are laid out or computed in another way
+_CHECKSUM_BYTES = 4
+_LAYOUT = "2"  # goes up when values are laid out or computed in another way
 _ENTRY_OVERHEAD_BYTES = 400  # key, array header and the table's slot, as measured with tracemalloc
 _MAX_SHARE = 8  # no single value may take more than this fraction of the in-process cache
+
+
+@dataclass(frozen=True)
+class CachePolicy:
+    """What a request lets the caches do: `read` what is known, a flight of another request too; `write` what comes out.
+
+    Compared by identity on the way of a request, so take the constants below, or `of`.
+    """
+
+    read: bool
+    write: bool
+
+    @staticmethod
+    @lru_cache(maxsize=64)
+    def of(cache_control: str | None) -> CachePolicy:
+        """From a Cache-Control header (RFC 9111, section 5.2.1): `no-store` is neither, `no-cache` and `max-age=0` are
+        to write alone; what else it says makes no difference here, where nothing ever gets old.
+        """
+        directives = {part.strip().lower() for part in (cache_control or "").split(",")}
+        if "no-store" in directives:
+            return NO_STORE
+        return NO_READ if directives & {"no-cache", "max-age=0"} else USE
+
+
+USE = CachePolicy(read=True, write=True)
+NO_READ = CachePolicy(read=False, write=True)
+NO_STORE = CachePolicy(read=False, write=False)
 
 
 def context_key(*parts: str) -> str:
@@ -64,8 +95,11 @@ class MemoryCache:
     def put(self, key: str, value: Vector) -> None:
         """Keep `value`, which must not change any more, unless it alone would push out a good part of the rest."""
         size = _size(value)
-        if size * _MAX_SHARE > self.max_bytes or key in self._entries:
+        if size * _MAX_SHARE > self.max_bytes:
             return
+        before = self._entries.pop(key, None)
+        if before is not None:
+            self.num_bytes -= _size(before)
         self._entries[key] = value
         self.num_bytes += size
         while self.num_bytes > self.max_bytes:
@@ -77,14 +111,42 @@ def _size(value: Vector) -> int:
     return value.nbytes + _ENTRY_OVERHEAD_BYTES
 
 
+def pack(key: str, value: Vector) -> bytes:
+    """Little-endian float32, then the CRC-32 of them and of the key, which `unpack` holds them against."""
+    raw = value.astype(_WIRE, copy=False).tobytes()
+    return raw + _checksum(key, raw)
+
+
+def unpack(key: str, raw: bytes, num_values: int) -> Vector | None:
+    """None for what `pack` did not make of `num_values` finite values under this key."""
+    if len(raw) != num_values * _WIRE.itemsize + _CHECKSUM_BYTES:
+        return None
+    if raw[-_CHECKSUM_BYTES:] != _checksum(key, memoryview(raw)[:-_CHECKSUM_BYTES]):
+        return None
+    value = np.frombuffer(raw, _WIRE, num_values)
+    return value if np.isfinite(value).all() else None
+
+
+def _checksum(key: str, raw: bytes | memoryview) -> bytes:
+    return zlib.crc32(raw, zlib.crc32(key.encode())).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+class CacheRefused(CacheError):
+    """The store is there and takes no writes: it is full, a replica, or does not let us."""
+
+
 class Store(Protocol):
     """A remote table of bytes. Every method raises CacheError, within its own time limit, when it does not answer."""
 
     async def read(self, keys: Sequence[str]) -> list[bytes | None]: ...
 
-    async def write(self, items: Sequence[tuple[str, bytes]]) -> None: ...
+    async def write(self, items: Sequence[tuple[str, bytes]]) -> None:
+        """CacheRefused where it answers, and not with yes."""
+        ...
 
-    async def ping(self) -> None: ...
+    async def ping(self) -> None:
+        """Whether `read` would be answered."""
+        ...
 
     async def close(self) -> None: ...
 
@@ -93,11 +155,14 @@ class Store(Protocol):
 class RemoteConfig:
     """`failures`: in a row, until the remote is left alone. Then a probe asks after `probe_min_s`, and each time twice
     as late up to `probe_max_s`, times a random factor from 0.5 to 1.5 so that many services do not ask at once.
+
+    `refused_s`: how long nothing is written after a write was refused.
     """
 
     failures: int = 3
     probe_min_s: float = 0.5
     probe_max_s: float = 15.0
+    refused_s: float = 5.0
     max_waiting: int = 1024  # results waiting to be written; what comes on top is not written
     max_value_bytes: int = 4 * 2**20
 
@@ -112,17 +177,17 @@ class RemoteCache:
     """A store that may be down at the start, die and come back.
 
     Reads of one turn of the event loop travel together. Writes wait for nobody. After a few failures in a row the store
-    is left alone (the circuit is open) and only a background probe asks for it, so no request pays for its absence.
+    is left alone (the circuit is open) and only a background probe asks for it, so no request pays for its absence. A
+    store that takes no writes is still read.
     """
 
-    def __init__(
-        self, store: Store, config: RemoteConfig | None = None, *, on_error: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, store: Store, config: RemoteConfig | None = None, *, metrics: Metrics | None = None) -> None:
         self._store = store
         self._config = config or RemoteConfig()
-        self._on_error = on_error
+        self._metrics = metrics or Metrics()
         self._failures = 0
-        self._reads: list[tuple[str, asyncio.Future[bytes | None]]] = []
+        self._refused_until = 0.0  # in the loop's time
+        self._reads: list[tuple[str, asyncio.Future[bytes | CacheError | None]]] = []
         self._writes: deque[tuple[str, bytes]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._probe: asyncio.Task[None] | None = None
@@ -134,24 +199,31 @@ class RemoteCache:
         return self._probe is None
 
     async def get(self, key: str, num_values: int) -> Vector | None:
-        """The value, or None: unknown, not of `num_values` float32 (so not ours), or no answer in time."""
+        """The value, or None: unknown, not what `put` wrote, or no answer in time."""
         if not self.up:
+            self._metrics.cache("redis", "bypass")
             return None
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[bytes | None] = loop.create_future()
+        future: asyncio.Future[bytes | CacheError | None] = loop.create_future()
         self._reads.append((key, future))
         if len(self._reads) == 1:
             loop.call_soon(lambda: self._spawn(self._read()))
-        raw = await future
-        if raw is None or len(raw) != num_values * _WIRE.itemsize:
+        found = await future
+        if isinstance(found, CacheError):
+            self._metrics.cache("redis", "error")
             return None
-        return np.frombuffer(raw, dtype=_WIRE)
+        value = None if found is None else unpack(key, found, num_values)
+        self._metrics.cache("redis", "miss" if value is None else "hit")
+        return value
 
     def put(self, key: str, value: Vector) -> None:
-        """Write when convenient. Dropped while the store is down or far behind."""
-        if not self.up or len(self._writes) >= self._config.max_waiting or value.nbytes > self._config.max_value_bytes:
+        """Write when convenient. Dropped while the store is down, far behind or takes no writes."""
+        config = self._config
+        if not self.up or len(self._writes) >= config.max_waiting or value.nbytes > config.max_value_bytes:
             return
-        self._writes.append((key, value.astype(_WIRE, copy=False).tobytes()))
+        if asyncio.get_running_loop().time() < self._refused_until:
+            return
+        self._writes.append((key, pack(key, value)))
         if self._writer is None:
             self._writer = self._spawn(self._write())
 
@@ -170,11 +242,13 @@ class RemoteCache:
 
     async def _read(self) -> None:
         reads, self._reads = self._reads, []
-        values: Sequence[bytes | None] = [None] * len(reads)
+        values: Sequence[bytes | CacheError | None] = [None] * len(reads)
         try:
-            values = await self._store.read([key for key, _ in reads])
+            values = found = await self._store.read([key for key, _ in reads])
+            self._metrics.redis_bytes("read", sum(len(value) for value in found if value is not None))
             self._succeeded()
         except CacheError as e:
+            values = [e] * len(reads)
             self._failed(e)
         finally:
             for (_, future), value in zip(reads, values, strict=True):
@@ -186,7 +260,10 @@ class RemoteCache:
             while self._writes and self.up:
                 batch = [self._writes.popleft() for _ in range(min(64, len(self._writes)))]
                 await self._store.write(batch)
+                self._metrics.redis_bytes("written", sum(len(value) for _, value in batch))
                 self._succeeded()
+        except CacheRefused as e:
+            self._refused(e)
         except CacheError as e:
             self._failed(e)
         finally:
@@ -196,12 +273,19 @@ class RemoteCache:
         self._failures = 0
 
     def _failed(self, error: CacheError) -> None:
-        self._on_error()
+        self._metrics.remote_errors.inc()
         self._failures += 1
         if self._failures >= self._config.failures and self._probe is None:
             log.warning("left alone until it answers again: %s", error)
             self._writes.clear()
             self._probe = self._spawn(self._ask_until_up())
+
+    def _refused(self, error: CacheRefused) -> None:
+        self._metrics.remote_errors.inc()
+        self._writes.clear()
+        if not self._refused_until:
+            log.warning("read from, and written to again when it takes it: %s", error)
+        self._refused_until = asyncio.get_running_loop().time() + self._config.refused_s
 
     async def _ask_until_up(self) -> None:
         delay_s = self._config.probe_min_s

@@ -6,22 +6,29 @@ the cores that the model needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bundle.errors import Unavailable
 from service.body import expect_type, read_body
+from service.cache import CachePolicy
 from service.engine import Answer, Engine
 from service.errors import BadParameter
+from service.fetch import fetch_images
 from service.gate import Gate
+from service.headers import header
 from service.images import read_images
 from service.metrics import Metrics
 from service.options import M, validate
+from service.record import Record
 from service.settings import Settings
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -45,6 +52,29 @@ class DirectRoute(APIRoute):
         self.app = app
 
 
+class DirectRouter:
+    """Takes a request straight to the DirectRoute of its method and path; all others go the router's way, which tries
+    one route after the other.
+    """
+
+    def __init__(self, routes: Iterable[BaseRoute], otherwise: ASGIApp) -> None:
+        self._routes: dict[tuple[str | None, str | None], DirectRoute] = {
+            (method, route.path): route
+            for route in routes
+            if isinstance(route, DirectRoute) and not route.param_convertors
+            for method in route.methods or ()
+        }
+        self._otherwise = otherwise
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self._routes.get((scope.get("method"), scope.get("path")))
+        if route is None or scope.get("root_path"):
+            await self._otherwise(scope, receive, send)
+            return
+        scope["route"] = route
+        await route.app(scope, receive, send)
+
+
 class Call:
     """The request, and the parts of the service around it.
 
@@ -52,14 +82,43 @@ class Call:
     """
 
     def __init__(self, request: Request) -> None:
-        state = request.app.state
-        self.settings: Settings = state.settings
+        self._state = state = request.scope["app"].state
         self._engine: Engine | None = state.engine
-        self.metrics: Metrics = state.metrics
-        self.gate: Gate = state.gate
-        self.accept: str | None = request.headers.get("accept")
-        self.deadline: float = request.scope["maeve.deadline"]
         self._request = request
+        self.accept: str | None = header(request.scope, b"accept")
+        self.deadline: float = request.scope["maeve.deadline"]
+        self._record: Record = request.scope["maeve.record"]
+
+    @property
+    def settings(self) -> Settings:
+        settings: Settings = self._state.settings
+        return settings
+
+    @property
+    def metrics(self) -> Metrics:
+        metrics: Metrics = self._state.metrics
+        return metrics
+
+    @property
+    def gate(self) -> Gate:
+        gate: Gate = self._state.gate
+        return gate
+
+    @property
+    def cache_policy(self) -> CachePolicy:
+        """What the request's Cache-Control allows the caches to do."""
+        return CachePolicy.of(header(self._request.scope, b"cache-control"))
+
+    @property
+    def started(self) -> bool:
+        """Whether there has been an engine yet."""
+        started: bool = self._state.started
+        return started
+
+    @property
+    def served(self) -> Engine | None:
+        """The engine, or None while there is none."""
+        return self._engine
 
     @property
     def engine(self) -> Engine:
@@ -70,23 +129,51 @@ class Call:
 
     def query(self, model: type[M]) -> M:
         """The query parameters. BadParameter for the first that is unknown, given twice or out of range."""
-        pairs = parse_qsl(self._request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        params = dict(pairs)
-        if len(params) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise BadParameter(f"{twice}: given more than once", param=twice)
-        return validate(model, params)
+        query: M = _parse_query(model, self._request.scope["query_string"])
+        return query
 
     async def body(self, *readable: str) -> bytes:
         """The bytes of a body of one of these types, "" for none declared. Raises as `expect_type` and `read_body`."""
-        expect_type(self._request, readable)
-        return await read_body(self._request, self.settings.max_body_bytes)
+        start = time.perf_counter()
+        try:
+            expect_type(self._request, readable)
+            return await read_body(self._request, self.settings.max_body_bytes)
+        finally:
+            self._record.stages["read"] = time.perf_counter() - start
+
+    async def fetched(self, images: Sequence[bytes | str]) -> list[bytes]:
+        """With what URLs name in their place. Raises as `fetch_images`."""
+        return await fetch_images(images, self._state.fetcher)
 
     async def images(self, at_most: int | None = None) -> list[bytes]:
-        """The encoded images of the body; up to the setting's number unless told otherwise. Raises as `read_images`."""
-        return await read_images(self._request, self.settings, max_images=at_most or self.settings.max_images)
+        """The encoded images of the body; up to the setting's number unless told otherwise. Raises as `read_images` and
+        `fetch_images`.
+        """
+        start = time.perf_counter()
+        try:
+            sent = await read_images(self._request, self.settings, max_images=at_most or self.settings.max_images)
+            images = await self.fetched(sent)
+        finally:
+            self._record.stages["read"] = time.perf_counter() - start
+        self._record.num_images = len(images)
+        return images
 
-    async def render(self, answer: Answer, work: Callable[[], Response]) -> Response:
-        """Make the response here, or on another thread where it is a large one."""
-        return work() if answer.num_values <= _RENDER_INLINE_VALUES else await self.engine.offload(work)
+    async def render(self, answer: Answer, work: Callable[[], Response], *, heavy: bool = False) -> Response:
+        """Make the response here, or on another thread where it is a large one or `heavy` work."""
+        self._record.take(answer.stages, num_images=len(answer.cached), num_cached=sum(answer.cached))
+        start = time.perf_counter()
+        inline = answer.num_values <= _RENDER_INLINE_VALUES and not heavy
+        response = work() if inline else await self.engine.offload(work)
+        self._record.stages["encode"] = time.perf_counter() - start
+        return response
+
+
+@lru_cache(maxsize=256)  # clients send the same few over and over
+def _parse_query(model: type[M], query_string: bytes) -> M:
+    pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
+    params = dict(pairs)
+    if len(params) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadParameter(f"{twice}: given more than once", param=twice)
+    return validate(model, params)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from runtime import Runtime
@@ -13,7 +14,7 @@ from service.batcher import Batcher, Done
 from service.cache import Vector
 from service.decoding import Decoder
 from service.metrics import Metrics
-from service.programs import Item, Program, Programs
+from service.programs import OPERATIONS, Item, Program, Programs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +63,11 @@ class Device(Protocol):
         ...
 
     def submit(self, program: Program, item: Item, *, deadline: float) -> asyncio.Future[Done[Computed]]:
-        """Enqueue. `deadline`: in the loop's time; it only orders. Cancelling the future drops the item.
+        """Enqueue. `deadline`: in the loop's time; the most urgent of an operation goes first. Cancelling the future
+        drops the item.
 
         Unavailable, here or from the future, while there is no device; the future may also hold what decoding and
-        Runtime.run raise.
+        Runtime.run raise, and DeadlineExceeded for what was not begun in time.
         """
         ...
 
@@ -77,18 +79,32 @@ class Device(Protocol):
 class LocalDevice:
     """A runtime on threads of this process. Make it inside the event loop; `close` closes the runtime too.
 
-    `decoder`: None where items come decoded.
+    `decoder`: None where items come decoded. `stall_s`: how long a call may take before `close` gives it up.
     """
 
     def __init__(
-        self, programs: Programs, runtime: Runtime, metrics: Metrics, *, max_batch: int, decoder: Decoder | None
+        self,
+        programs: Programs,
+        runtime: Runtime,
+        metrics: Metrics,
+        *,
+        max_batch: int,
+        decoder: Decoder | None,
+        stall_s: float = float("inf"),
     ) -> None:
         self.runtime = runtime
         self.decodes = decoder is not None
         self._decoder = decoder
         self._programs = programs
         self._metrics = metrics
-        self._batcher: Batcher[Program, Item, Computed] = Batcher(self._run, lanes=runtime.lanes, max_batch=max_batch)
+        self._stall_s = stall_s
+        self._batcher: Batcher[Program, Item, Computed] = Batcher(
+            metrics.counting_busy(runtime.device, self._run), lanes=runtime.lanes, max_batch=max_batch,
+            buckets=runtime.buckets, kind_of=lambda program: program.operation,
+        )  # fmt: skip
+        for operation in OPERATIONS:
+            waiting = partial(self._batcher.num_waiting, operation)
+            metrics.watch("maeve_queued_images", "Images that wait for a lane.", waiting, operation=operation)
 
     @property
     def infos(self) -> tuple[DeviceInfo, ...]:
@@ -105,7 +121,7 @@ class LocalDevice:
 
     @property
     def stalled_s(self) -> float:
-        return 0.0 if self._batcher.alive else float("inf")
+        return self._batcher.longest_call_s if self._batcher.alive else float("inf")
 
     @property
     def held(self) -> int:
@@ -115,8 +131,9 @@ class LocalDevice:
         return self._batcher.submit(program, item, deadline=deadline)
 
     async def close(self) -> None:
-        await self._batcher.close()
-        self.runtime.close()
+        await self._batcher.close(patience_s=self._stall_s)
+        if self._batcher.ended:  # else a call still reads what closing would take from it
+            self.runtime.close()
 
     def _run(self, program: Program, items: list[Item]) -> list[Computed | Exception]:
         """On a lane: a result per item. A broken image is an error of its own."""

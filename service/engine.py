@@ -17,14 +17,16 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.errors import InvalidInput
+from bundle.errors import DeadlineExceeded, InvalidInput
 from bundle.masking import Masking, keep_ids, masking_from_removed, random_masking
+from bundle.preprocess import preprocess
 from bundle.store import Bundle
 from runtime.cores import usable_cores
 from service.admission import Admission
-from service.cache import MemoryCache, RemoteCache, Vector, context_key, image_key
-from service.decoding import Decoder
-from service.device import Device
+from service.batcher import Done
+from service.cache import NO_STORE, USE, CachePolicy, MemoryCache, RemoteCache, Vector, context_key, image_key
+from service.decoding import DecodePool, make_decoder
+from service.device import Computed, Device
 from service.errors import BadParameter, NotOffered
 from service.flights import Flight, Flights, all_landed
 from service.metrics import Metrics
@@ -36,6 +38,8 @@ from service.redis_store import RedisStore
 from service.settings import Settings
 
 T = TypeVar("T")
+
+_RENDERERS = 4  # threads for large answers; more would take cores from the model
 
 Source = Literal["memory", "redis", "flight", "computed"]
 Sent = bytes | Item  # an encoded image, or one that brings its pixels or patches of its own
@@ -52,11 +56,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Answer:
-    """A request's results in the order of its images. `stages`: for each, the slowest image's seconds."""
+    """A request's results in the order of its images. `stages`: for each, the slowest image's seconds; none if all
+    were in the memory.
+    """
 
     values: list[Vector]
     cached: list[bool]
     stages: dict[str, float]
+    stored: bool = True  # False where the request forbade to keep it
 
     @property
     def num_values(self) -> int:
@@ -85,21 +92,28 @@ class Engine:
         self.manifest = bundle.manifest
         self.device = device
         self._metrics = metrics
-        self._decoder = Decoder(bundle.manifest, max_pixels=settings.max_pixels)
-        threads = usable_cores() if settings.decode_threads is None else settings.decode_threads
-        self._decoders = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode")
+        self._decoder = make_decoder(bundle.manifest, settings)
+        self._timeout_s = settings.timeout_ms / 1000
+        self._stall_s = settings.stall_s
+        self._decoders = None if device.decodes else self._open_decoders(settings)
+        self._renderers = ThreadPoolExecutor(min(_RENDERERS, usable_cores()), thread_name_prefix="render")
         self._embed_job = lru_cache(maxsize=256)(self._make_embed_job)
         self.memory = MemoryCache(settings.cache_bytes)
         self.remote = None if settings.redis_url is None else _remote(settings.redis_url, settings, metrics)
         self._flights: Flights[Outcome] = Flights()
+        self._private = 0  # requests so far that would not share
         self.admission = Admission(settings.max_queue, held=lambda: device.held)
         self._watch()
 
-    async def embed(self, images: Sequence[bytes], query: EmbedQuery, deadline: float) -> Answer:
+    async def embed(
+        self, images: Sequence[bytes], query: EmbedQuery, deadline: float, policy: CachePolicy = USE
+    ) -> Answer:
         """Poolings one after the other, not normalised; see Programs.run. `deadline`: in the loop's time."""
-        return await self._answer(images, self._embed_job(self.poolings(query), query.keep), deadline)
+        return await self._answer(images, self._embed_job(self.poolings(query), query.keep), deadline, policy)
 
-    async def encode(self, images: Sequence[Sent], features: tuple[FeatureName, ...], deadline: float) -> Answer:
+    async def encode(
+        self, images: Sequence[Sent], features: tuple[FeatureName, ...], deadline: float, policy: CachePolicy = USE
+    ) -> Answer:
         """Features one after the other, not normalised, of all patches or those that an Item names.
 
         Items are of one number of patches. Encoded images share the cache with `embed`.
@@ -108,23 +122,23 @@ class Engine:
         if isinstance(images[0], Item):
             ids = images[0].ids_keep
             job = self._job(Program("embed", len(ids), features), ids, None, *features)
-        return await self._answer(images, job, deadline)
+        return await self._answer(images, job, deadline, policy)
 
-    async def classify(self, images: Sequence[Sent], deadline: float) -> Answer:
+    async def classify(self, images: Sequence[Sent], deadline: float, policy: CachePolicy = USE) -> Answer:
         """Logits; of pixels, where an Item holds some. NotOffered if the bundle has no classifier."""
         if not self.manifest.can_classify:
             raise NotOffered(f"the bundle {self.manifest.name} has no classifier")
         ids = keep_ids(self.manifest.model.num_patches, 1)
-        return await self._answer(images, self._job(Program("classify", len(ids)), ids, None), deadline)
+        return await self._answer(images, self._job(Program("classify", len(ids)), ids, None), deadline, policy)
 
-    async def reconstruct(self, image: bytes, masking: Masking, deadline: float) -> Answer:
+    async def reconstruct(self, image: bytes, masking: Masking, deadline: float, policy: CachePolicy = USE) -> Answer:
         """One value: the pixels 0..255, then the decoder's patches. NotOffered if the bundle has no decoder."""
         if not self.manifest.can_reconstruct:
             raise NotOffered(f"the bundle {self.manifest.name} has no decoder")
         program = Program("reconstruct", len(masking.ids_keep))
         order = masking.ids_restore
         job = self._job(program, masking.ids_keep, order, sha256(order.tobytes()).hexdigest())
-        return await self._answer([image], job, deadline)
+        return await self._answer([image], job, deadline, policy)
 
     def poolings(self, query: EmbedQuery) -> tuple[PoolingName, ...]:
         return query.poolings(self.manifest.pooling)
@@ -140,21 +154,22 @@ class Engine:
             raise BadParameter(str(e), param="mask") from e
 
     async def offload(self, work: Callable[[], T]) -> T:
-        """Run what would hold up the event loop on a decode thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        """Run what would hold up the event loop on another thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._renderers, work)
 
     async def warm_up(self) -> None:
         """Decode one image of nothing: Pillow looks for its decoders at the first, which takes a moment."""
         channels = self.manifest.model.channels
         nothing = encode_png(np.zeros((1, 1, channels), np.uint8))
-        item = Item(nothing, np.empty(0, np.int64))
-        await self.offload(lambda: self._decoder(item))
+        await self.offload(lambda: preprocess(nothing, self.manifest.preprocess, channels=channels))
 
     async def close(self) -> None:
         """What is in flight fails with Unavailable; threads, connections and the device end."""
         await self._flights.close()
+        if self._decoders is not None:
+            await self._decoders.close(patience_s=self._stall_s)
         await self.device.close()
-        self._decoders.shutdown(cancel_futures=True)
+        self._renderers.shutdown(cancel_futures=True)
         if self.remote is not None:
             await self.remote.close()
 
@@ -171,10 +186,40 @@ class Engine:
         )
         return _Job(program, ids_keep, ids_restore, context)
 
-    async def _answer(self, images: Sequence[Sent], job: _Job, deadline: float) -> Answer:
+    async def _answer(self, images: Sequence[Sent], job: _Job, deadline: float, policy: CachePolicy) -> Answer:
         keys = await by_size(sum(map(_num_bytes, images)), lambda: [_key(job.context, image) for image in images])
-        found = [self.memory.get(key) for key in keys]
-        self.admission.enter(len({k for k, v in zip(keys, found, strict=True) if v is None and k not in self._flights}))
+        found = self._recall(keys, policy)
+        known = [value for value in found if value is not None]
+        self._count_recalled(len(known), len(keys), policy)
+        if len(known) == len(keys):
+            self._metrics.image(job.program.operation, "memory", len(known))
+            return Answer(known, [True] * len(known), {})
+        outcomes = await self._fly(images, keys, found, job, deadline, policy)
+        return self._account(job.program, outcomes, policy)
+
+    def _recall(self, keys: Sequence[str], policy: CachePolicy) -> list[Vector | None]:
+        """What the memory knows."""
+        return [self.memory.get(key) for key in keys] if policy.read else [None] * len(keys)
+
+    def _count_recalled(self, num_known: int, num_asked: int, policy: CachePolicy) -> None:
+        if not policy.read:
+            self._metrics.cache("memory", "bypass", num_asked)
+            return
+        if num_known:
+            self._metrics.cache("memory", "hit", num_known)
+        if num_known < num_asked:
+            self._metrics.cache("memory", "miss", num_asked - num_known)
+
+    async def _fly(
+        self, images: Sequence[Sent], keys: list[str], found: Sequence[Vector | None], job: _Job, deadline: float,
+        policy: CachePolicy,
+    ) -> list[Outcome]:  # fmt: skip
+        """Fetch what was not found, each image once, and every request's together where they may share."""
+        if not policy.read:
+            self._private += 1
+            keys = [f"{key} {self._private}" for key in keys]  # flights that no other request finds
+        new = {key for key, value in zip(keys, found, strict=True) if value is None and key not in self._flights}
+        self.admission.enter(len(new), job.program.operation)
         flights: dict[int, Flight[Outcome]] = {}
         shared: set[int] = set()
         try:
@@ -182,53 +227,85 @@ class Engine:
                 if found[i] is None:
                     if key in self._flights:
                         shared.add(i)
-                    flights[i] = self._board(key, image, job, deadline)
+                    flights[i] = self._board(key, image, job, deadline, policy)
             await all_landed(flights.values())
             for i, flight in flights.items():
                 _raise_failure(flight, i)
-            outcomes = [
+            return [
                 Outcome(value, "memory") if value is not None else _landed(flights[i], shared=i in shared)
                 for i, value in enumerate(found)
             ]
         finally:
             for i, flight in flights.items():
                 self._flights.leave(keys[i], flight)
-        return self._account(job.program, outcomes)
 
-    def _board(self, key: str, image: Sent, job: _Job, deadline: float) -> Flight[Outcome]:
+    def _board(self, key: str, image: Sent, job: _Job, deadline: float, policy: CachePolicy) -> Flight[Outcome]:
         return self._flights.join(
             key,
-            lambda: self._fetch(key, image, job, deadline),
-            lambda task: self.admission.leave(finished=not task.cancelled()),
+            lambda: self._fetch(key.split(" ")[0], image, job, deadline, policy),
+            lambda task: self.admission.leave(job.program.operation, finished=not task.cancelled()),
         )
 
-    async def _fetch(self, key: str, image: Sent, job: _Job, deadline: float) -> Outcome:
+    async def _fetch(self, key: str, image: Sent, job: _Job, deadline: float, policy: CachePolicy) -> Outcome:
         """From Redis, or by computing it."""
         start = time.perf_counter()
-        if self.remote is not None:
+        if self.remote is not None and not policy.read:
+            self._metrics.cache("redis", "bypass")
+        elif self.remote is not None:
             value = await self.remote.get(key, job.program.num_values(self.manifest))
             if value is not None:
                 self.memory.put(key, value)
                 return Outcome(value, "redis", {"cache": time.perf_counter() - start})
         looked_up = time.perf_counter()
         item = image if isinstance(image, Item) else Item(image, job.ids_keep, job.ids_restore)
-        if not self.device.decodes and isinstance(item.image, bytes):
-            item = await self.offload(lambda: self._decoder(item))
-        waited_s = time.perf_counter() - looked_up - item.decode_s  # for a decode thread
-        done = await self.device.submit(job.program, item, deadline=deadline)
-        value, on_lane_s = done.value.value, done.value.decode_s
-        self.memory.put(key, value)
-        if self.remote is not None:
-            self.remote.put(key, value)
+        done = await self._compute(job.program, item, deadline)
+        value, decode_s = done.value.value, done.value.decode_s
+        if policy.write:
+            self._keep(key, value)
         stages = {
             "cache": looked_up - start,
-            "decode": item.decode_s + on_lane_s,
-            "queue": waited_s + done.queue_s,
-            "infer": done.infer_s - on_lane_s,
+            "decode": decode_s,
+            "queue": done.queue_s,
+            "infer": done.infer_s - decode_s,
         }
         return Outcome(value, "computed", stages)
 
-    def _account(self, program: Program, outcomes: Sequence[Outcome]) -> Answer:
+    def _keep(self, key: str, value: Vector) -> None:
+        """In both tiers, unless a model call went wrong without an error: that must not last."""
+        if np.isfinite(value).all():
+            self.memory.put(key, value)
+            if self.remote is not None:
+                self.remote.put(key, value)
+
+    async def _compute(self, program: Program, item: Item, deadline: float) -> Done[Computed]:
+        """Once more if it was too late: whoever began this has left by then, and somebody with more time shares it.
+
+        This task would be cancelled otherwise. Nobody has more time than the setting grants from now on.
+        """
+        while True:
+            try:
+                return await self._compute_once(program, item, deadline)
+            except DeadlineExceeded:
+                deadline = asyncio.get_running_loop().time() + self._timeout_s
+
+    async def _compute_once(self, program: Program, item: Item, deadline: float) -> Done[Computed]:
+        """As the device, its decoding within `infer_s`, whoever decoded."""
+        if self._decoders is None or not isinstance(item.image, bytes):
+            return await self.device.submit(program, item, deadline=deadline)
+        async with self._decoders.decoded(program.operation, item, deadline=deadline) as decoded:
+            done = await self.device.submit(program, decoded.value, deadline=deadline)
+        value, decode_s = done.value.value, decoded.infer_s
+        return Done(Computed(value, decode_s), decoded.queue_s + done.queue_s, decode_s + done.infer_s)
+
+    def _open_decoders(self, settings: Settings) -> DecodePool:
+        threads = usable_cores() if settings.decode_threads is None else max(1, settings.decode_threads)
+        return DecodePool(self._decoder, threads=threads, ahead=self._images_ahead)
+
+    def _images_ahead(self) -> int:
+        """Those of the calls that run, and as many for the next ones."""
+        return 2 * sum(info.lanes * info.max_batch for info in self.device.infos)
+
+    def _account(self, program: Program, outcomes: Sequence[Outcome], policy: CachePolicy) -> Answer:
         stages: dict[str, float] = {}
         for outcome in outcomes:
             self._metrics.image(program.operation, outcome.source)
@@ -237,29 +314,42 @@ class Engine:
                 if outcome.source != "flight":
                     self._metrics.stage(stage, seconds)
         cached = [outcome.source in ("memory", "redis") for outcome in outcomes]
-        return Answer([outcome.value for outcome in outcomes], cached, stages)
+        return Answer([outcome.value for outcome in outcomes], cached, stages, stored=policy is not NO_STORE)
 
     def _watch(self) -> None:
         watch = self._metrics.watch
-        devices = [(info.runtime, info.device, info.precision) for info in self.device.infos]
+        devices = [(info.runtime, info.device, info.precision, info.lanes) for info in self.device.infos]
         self._metrics.describe(self.manifest.name, self.manifest.digest, devices)
-        watch("maeve_pending_images", "Images waiting or being worked on.", lambda: self.admission.pending)
-        watch("maeve_drain_seconds", "When the pending images will be done, at the present pace.", self._drain_s)
-        watch("maeve_batch_cap", "Most images per model call, as of now.", self._batch_cap)
+        admission = self.admission
+        drain, cap, ready = admission.drain_s, self._batch_cap, lambda: self.device.ready
+        watch("maeve_pending_images", "Images waiting or being worked on.", lambda: admission.pending)
+        watch("maeve_places", "Places for images that wait or are worked on.", lambda: admission.max_queue)
+        watch("maeve_places_held", "Places that cancelled images hold for a moment yet.", lambda: self.device.held)
+        watch("maeve_drain_seconds", "When the pending images will be done, at the present pace.", drain, across="max")
+        watch(
+            "maeve_batch_cap", "Most images per model call, of the operation that may have fewest.", cap, across="min"
+        )
+        watch("maeve_device_ready", "1 while what is sent to the device is computed.", ready, across="min")
+        watch("maeve_device_call_seconds", "Age of the oldest model call that runs.", self._stalled_s, across="max")
+        threads = 0 if self._decoders is None else self._decoders.threads
+        watch("maeve_decode_threads", "Threads that decode images beside the model.", lambda: threads)
         watch("maeve_cache_bytes", "Memory taken by results in this process.", lambda: self.memory.num_bytes)
         watch("maeve_cache_entries", "Results in this process.", lambda: len(self.memory))
-        watch("maeve_redis_up", "1 while Redis is in use and answers.", lambda: bool(self.remote and self.remote.up))
+        up = lambda: bool(self.remote and self.remote.up)  # noqa: E731
+        watch("maeve_redis_up", "1 while Redis is in use and answers.", up, across="min")
 
     def _batch_cap(self) -> int:
         return min(info.max_batch for info in self.device.infos)
 
-    def _drain_s(self) -> float:
-        return self.admission.drain_s() if self.admission.pending else 0.0
+    def _stalled_s(self) -> float:
+        return self.device.stalled_s
 
 
 def _remote(url: str, settings: Settings, metrics: Metrics) -> RemoteCache:
-    store = RedisStore(url, timeout_s=settings.redis_timeout_ms / 1000, ttl_s=settings.redis_ttl_s)
-    return RemoteCache(store, on_error=metrics.remote_errors.inc)
+    store = RedisStore(
+        url, timeout_s=settings.redis_timeout_ms / 1000, ttl_s=settings.redis_ttl_s, prefix=settings.redis_prefix
+    )
+    return RemoteCache(store, metrics=metrics)
 
 
 def _num_bytes(image: Sent) -> int:

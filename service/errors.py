@@ -33,6 +33,26 @@ class Unauthorized(MaeveError):
     """The API key is missing or wrong (HTTP 401)."""
 
 
+class RateLimited(Overloaded):
+    """The API key has used up its requests (HTTP 429). `retry_after_s`: seconds until it may send the next one."""
+
+
+class MalformedRequest(MaeveError):
+    """The bytes are no HTTP request, or one that could be read in two ways (HTTP 400)."""
+
+
+class HeadersTimeout(MaeveError):
+    """The headers of a request took too long to arrive (HTTP 408)."""
+
+
+class TargetTooLong(MaeveError):
+    """The path and query have too many bytes (HTTP 414)."""
+
+
+class HeadersTooLarge(MaeveError):
+    """Too many headers, or too many bytes of them (HTTP 431)."""
+
+
 class NotOffered(MaeveError):
     """The bundle lacks the graph that the route needs (HTTP 404)."""
 
@@ -47,15 +67,20 @@ class NotAcceptable(MaeveError):
 
 # The most specific class of an error decides; what is in no row is a fault of ours, 500.
 ERRORS: dict[type[MaeveError], tuple[int, str]] = {
+    MalformedRequest: (400, "malformed_request"),
     InvalidInput: (400, "invalid_input"),
     Unauthorized: (401, "unauthorized"),
     NotOffered: (404, "not_offered"),
     UnknownModel: (404, "model_not_found"),
     NotAcceptable: (406, "not_acceptable"),
+    HeadersTimeout: (408, "headers_timeout"),
     TooLarge: (413, "too_large"),
+    TargetTooLong: (414, "target_too_long"),
     UnsupportedMedia: (415, "unsupported_media"),
     BadParameter: (422, "bad_parameter"),
+    RateLimited: (429, "rate_limited"),
     Overloaded: (429, "overloaded"),
+    HeadersTooLarge: (431, "headers_too_large"),
     Unavailable: (503, "unavailable"),
     DeadlineExceeded: (504, "deadline_exceeded"),
 }
@@ -65,16 +90,17 @@ HTTP_TYPES = {404: "not_found", 405: "method_not_allowed"}
 
 _UNAVAILABLE_RETRY_S = "1"
 _FLAT = "/v2"
-_MAX_MESSAGE, _MAX_PARAM = 500, 100
+# Messages quote what the caller sent, which may be megabytes
+_MESSAGE_CHARS = 500
+_PARAM_CHARS = 100
 
 
-def error_response(error: Exception, path: str) -> Response:
+def error_response(error: Exception, path: str = "") -> Response:
     """The answer to any error that a request to `path` ended in: ours, the router's, or one that nobody foresaw."""
     flat = path == _FLAT or path.startswith(f"{_FLAT}/")
+    status, kind = classify(error)
     if isinstance(error, HTTPException):
-        kind = HTTP_TYPES.get(error.status_code, "http_error")
-        return _response(flat, error.status_code, kind, error.detail, None, dict(error.headers or {}))
-    status, kind = _classify(error)
+        return _response(flat, status, kind, error.detail, None, dict(error.headers or {}))
     if status == INTERNAL[0]:
         log.error("request failed", exc_info=error)
         return _response(flat, status, kind, "the service failed on this request; its log says more")
@@ -85,7 +111,10 @@ def error_response(error: Exception, path: str) -> Response:
     return _response(flat, status, kind, str(error), param, _headers(error))
 
 
-def _classify(error: Exception) -> tuple[int, str]:
+def classify(error: Exception) -> tuple[int, str]:
+    """Its status and type."""
+    if isinstance(error, HTTPException):
+        return error.status_code, HTTP_TYPES.get(error.status_code, "http_error")
     for cls in type(error).__mro__:
         if cls in ERRORS:
             return ERRORS[cls]
@@ -105,11 +134,11 @@ def _headers(error: Exception) -> dict[str, str]:
 def _response(
     flat: bool, status: int, kind: str, message: str, param: str | None = None, headers: dict[str, str] | None = None
 ) -> Response:
-    text, rest = _clip(message, _MAX_MESSAGE), {"param": param and _clip(param, _MAX_PARAM), "code": status}
+    text = _shortened(message, _MESSAGE_CHARS)
+    rest = {"param": None if param is None else _shortened(param, _PARAM_CHARS), "code": status}
     body = {"error": text, "type": kind, **rest} if flat else {"error": {"type": kind, "message": text, **rest}}
     return Response(orjson.dumps(body), status, headers, "application/json")
 
 
-def _clip(text: str, length: int) -> str:
-    """Messages quote what was sent, and that may be long."""
-    return text if len(text) <= length else text[: length - 3] + "..."
+def _shortened(text: str, num_chars: int) -> str:
+    return text if len(text) <= num_chars else text[: num_chars - 1] + "…"

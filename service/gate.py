@@ -1,4 +1,4 @@
-"""What every request passes around its handler: the key, draining, the deadline, a client that leaves, counts.
+"""What every request passes around its handler: the key, draining, the deadline, a client that leaves, its record.
 
 Plain ASGI: Starlette's BaseHTTPMiddleware would hide the disconnect.
 """
@@ -6,26 +6,36 @@ Plain ASGI: Starlette's BaseHTTPMiddleware would hide the disconnect.
 from __future__ import annotations
 
 import asyncio
-import hmac
+import logging
 import math
-import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bundle.errors import DeadlineExceeded, MaeveError, Unavailable
-from service.errors import BadParameter, Unauthorized, error_response
+from service.errors import BadParameter, Unauthorized, classify, error_response
+from service.keys import Keyring
+from service.limits import RateLimits
 from service.metrics import Metrics
+from service.record import REQUEST_ID, UNROUTED, Record, RequestIds
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from service.tracing import Tracing
+
 TIMEOUT_HEADER = "x-request-timeout-ms"
-# never behind the key, and never refused while stopping
+_TIMEOUT_NAME = TIMEOUT_HEADER.encode()
+# Never behind the key, and never refused while stopping
 OPEN = frozenset({
-    "/", "/livez", "/readyz", "/metrics", "/info", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready",
+    "/", "/livez", "/readyz", "/startupz", "/metrics", "/info", "/docs", "/openapi.json", "/v2/health/live",
+    "/v2/health/ready",
 })  # fmt: skip
 _CLIENT_LEFT = 499  # nobody reads it; nginx's number, for the metrics
-_UNROUTED = "unmatched"
+_HEADERS = {b"x-request-id", b"x-request-timeout-ms", b"authorization", b"x-api-key", b"traceparent", b"tracestate"}
+
+access_log = logging.getLogger("service.access")
 
 
 class Gate:
@@ -34,6 +44,7 @@ class Gate:
     def __init__(self) -> None:
         self.draining = False
         self._in_flight: set[_Passage] = set()
+        self._waiting: list[tuple[set[_Passage], asyncio.Future[None]]] = []  # of `settled`
 
     @property
     def in_flight(self) -> int:
@@ -51,7 +62,10 @@ class Gate:
 
     async def settled(self) -> None:
         """Wait until every request for work that is in flight now has ended; newer ones do not matter."""
-        await asyncio.gather(*(passage.ended.wait() for passage in self._in_flight))
+        if self._in_flight:
+            done = asyncio.get_running_loop().create_future()
+            self._waiting.append((set(self._in_flight), done))
+            await done
 
     def enter(self, passage: _Passage) -> None:
         if self.draining:
@@ -60,65 +74,100 @@ class Gate:
 
     def leave(self, passage: _Passage) -> None:
         self._in_flight.discard(passage)
-        passage.ended.set()
+        for passages, done in self._waiting:
+            passages.discard(passage)
+            if not passages and not done.done():
+                done.set_result(None)
+        if self._waiting:
+            self._waiting = [each for each in self._waiting if each[0]]
 
 
 class GateMiddleware:
     """Takes every HTTP request through the gate."""
 
-    def __init__(self, app: ASGIApp, *, gate: Gate, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, *, gate: Gate, settings: Settings, metrics: Metrics, tracing: Tracing | None = None
+    ) -> None:
         self._app = app
         self._gate = gate
         self._timeout_ms = settings.timeout_ms
-        self._key = settings.api_key.get_secret_value().encode() if settings.api_key else None
+        keys = settings.keys()
+        self._keyring = Keyring(keys) if keys else None
+        self._limits = RateLimits(keys, settings.rate_limit, share=1 / settings.workers)
         self._open = OPEN - {"/metrics"} if settings.metrics_api_key else OPEN
         self._metrics = metrics
+        self._tracing = tracing
+        self._logs = settings.access_log
+        self._ids = RequestIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        headers = {name: value for name, value in scope["headers"] if name in _HEADERS}
+        record = Record(scope["method"], self._ids.choose(headers.get(b"x-request-id")), _CLIENT_LEFT)
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}  # a copy: the server looks at its own, and leaves out the body
-        start = time.perf_counter()
-        passage = _Passage(receive, send)
+        scope["maeve.record"] = record
+        REQUEST_ID.set(record.request_id)
+        passage = _Passage(receive, send, record, self._gate, works=scope["path"] not in OPEN)
         try:
-            await self._pass(scope, passage)
+            await self._pass(scope, headers, passage)
         except Exception as e:  # noqa: BLE001 - the outermost place: every error gets an answer
             await self._answer(e, scope, passage)
         finally:
-            route = getattr(scope.get("route"), "path", _UNROUTED)
-            self._metrics.request(route, passage.status, time.perf_counter() - start)
+            self._account(scope, record)
+            if self._tracing is not None and passage.works:
+                self._tracing.tell(record, headers)
 
-    async def _pass(self, scope: Scope, passage: _Passage) -> None:
-        headers = Headers(scope=scope)
-        is_open = scope["path"] in self._open
-        if self._key is not None and not is_open and not _carries(headers, self._key):
-            raise Unauthorized("send the API key as Authorization: Bearer KEY, or as X-API-Key: KEY")
+    async def _pass(self, scope: Scope, headers: dict[bytes, bytes], passage: _Passage) -> None:
+        if self._keyring is not None and scope["path"] not in self._open:
+            key = self._keyring.find(_sent_key(headers))
+            if key is None:
+                raise Unauthorized("send the API key as Authorization: Bearer KEY, or as X-API-Key: KEY")
+            passage.record.key = key.name
+            self._limits.take(key)
         timeout_s = _timeout_s(headers, self._timeout_ms)
-        if scope["path"] not in OPEN:
-            self._gate.enter(passage)
+        if not passage.works:
+            await passage.run(self._app, scope, timeout_s)
+            return
+        self._gate.enter(passage)
         try:
             await passage.run(self._app, scope, timeout_s)
         finally:
             self._gate.leave(passage)
 
     async def _answer(self, error: Exception, scope: Scope, passage: _Passage) -> None:
+        self._metrics.error(classify(error)[1])
         response = error_response(error, scope["path"])
         if not passage.started:
             await response(scope, passage.receive, passage.send)
 
+    def _account(self, scope: Scope, record: Record) -> None:
+        record.end(getattr(scope.get("route"), "path", UNROUTED))
+        self._metrics.request(record.route, record.status, record.seconds)
+        for stage in ("read", "encode"):
+            if stage in record.stages:
+                self._metrics.stage(stage, record.stages[stage])
+        if self._logs:
+            access_log.info("%s", record, extra={"request": record})
+
 
 class _Passage:
-    """One request on its way: it ends early when its time is over, its client has left, or the service must stop."""
+    """One request on its way: it ends early when its time is over, its client has left, or the service must stop.
 
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self.status = _CLIENT_LEFT
+    `works`: whether it asks for work, or only looks at the service.
+    """
+
+    def __init__(self, receive: Receive, send: Send, record: Record, gate: Gate, *, works: bool) -> None:
+        self.works = works
         self.started = False
-        self.ended = asyncio.Event()
+        self.record = record
+        self._gate = gate
         self._answered = False
         self._receive = receive
         self._send = send
+        self._watch_soon: asyncio.Handle | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._cut = False
@@ -161,17 +210,32 @@ class _Passage:
 
     async def receive(self) -> Message:
         message = await self._receive()
-        if message["type"] == "http.request" and not message.get("more_body", False) and self._watcher is None:
-            self._watcher = asyncio.create_task(self._watch())
+        if message["type"] == "http.request" and not message.get("more_body", False) and self._watch_soon is None:
+            # A cached result is answered before the loop turns, and needs no task that watches its client
+            self._watch_soon = asyncio.get_running_loop().call_soon(self._start_watching)
         return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
-            self.status = message["status"]
-        elif not message.get("more_body", False):
-            self._answered = True
+            self.record.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), *self._headers()]
+        else:
+            self.record.num_bytes += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                self._answered = True
         await self._send(message)
+
+    def _headers(self) -> Iterable[tuple[bytes, bytes]]:
+        yield b"x-request-id", self.record.request_id.encode()
+        if self.works:
+            yield b"server-timing", self.record.server_timing()
+        if self._gate.draining:  # what comes next must find another service
+            yield b"connection", b"close"
+
+    def _start_watching(self) -> None:
+        if self._task is not None and not self._answered:
+            self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
         """After the body's end the next message can only be that the client has left, or has its answer."""
@@ -180,17 +244,17 @@ class _Passage:
         self.abort(None)
 
 
-def _carries(headers: Headers, key: bytes) -> bool:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    sent = token if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-    return hmac.compare_digest(sent.strip().encode("latin-1"), key)
+def _sent_key(headers: dict[bytes, bytes]) -> bytes:
+    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+    return (token if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")).strip()
 
 
-def _timeout_s(headers: Headers, longest_ms: float) -> float:
+def _timeout_s(headers: dict[bytes, bytes], longest_ms: float) -> float:
     """The service's limit, or less where the caller asks for less."""
-    text = headers.get(TIMEOUT_HEADER)
-    if text is None:
+    sent = headers.get(_TIMEOUT_NAME)
+    if sent is None:
         return longest_ms / 1000
+    text = sent.decode("latin-1")
     try:
         asked_ms = float(text)
     except ValueError:

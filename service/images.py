@@ -14,6 +14,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from bundle.errors import InvalidInput, TooLarge, UnsupportedMedia
 from service.body import content_type, parse_json, read_body
 from service.errors import BadParameter
+from service.fetch import is_url
 from service.offload import by_size
 from service.settings import Settings
 
@@ -27,8 +28,8 @@ _VALUES_PER_IMAGE = 8  # in JSON that lists images: more than any form of it nee
 _OTHER_VALUES = 64
 
 
-async def read_images(request: Request, settings: Settings, *, max_images: int) -> list[bytes]:
-    """The encoded images, at least one.
+async def read_images(request: Request, settings: Settings, *, max_images: int) -> list[bytes | str]:
+    """The encoded images, at least one; a string is the URL of one.
 
     Errors: TooLarge (bytes, images), UnsupportedMedia (the body's type), BadParameter (the body's form), InvalidInput
     (an image's base64, with its index).
@@ -56,15 +57,15 @@ def most_keys(max_images: int) -> int:
     return _VALUES_PER_IMAGE * max_images + _OTHER_VALUES
 
 
-def from_texts(texts: Sequence[Any], max_images: int, *, param: str) -> list[bytes]:
-    """Images as standard base64, or data URIs of it.
+def from_texts(texts: Sequence[Any], max_images: int, *, param: str) -> list[bytes | str]:
+    """Images as standard base64, data URIs of it, or URLs, which stay.
 
     Errors: BadParameter naming `param` (no text, not a string), TooLarge (too many), InvalidInput (broken base64).
     """
     if not texts:
         raise BadParameter(f"{param} must be a list of at least one string", param=param)
     check_count(len(texts), max_images)
-    return [_from_base64(text, index) for index, text in enumerate(texts)]
+    return [from_text(text, index) for index, text in enumerate(texts)]
 
 
 def check_count(num_images: int, max_images: int) -> None:
@@ -74,7 +75,7 @@ def check_count(num_images: int, max_images: int) -> None:
         raise TooLarge(f"more than {max_images} {named} in one request", param="images")
 
 
-def _from_multipart(body: bytes, boundary: bytes | None, max_images: int) -> list[bytes]:
+def _from_multipart(body: bytes, boundary: bytes | None, max_images: int) -> list[bytes | str]:
     """The parts called `file`, parsed in memory: the body is there, spooling it to disk would only cost time."""
     if boundary is None:
         raise BadParameter("multipart body without a boundary", param="content-type")
@@ -138,7 +139,7 @@ class _Parts:
         self.complete = True
 
 
-def _from_json(body: bytes, max_images: int) -> list[bytes]:
+def _from_json(body: bytes, max_images: int) -> list[bytes | str]:
     document = parse_image_list(body, max_images)
     if not isinstance(document, dict) or set(document) != {"images"}:
         raise BadParameter('the JSON body must be {"images": [...]} and nothing else', param="images")
@@ -147,7 +148,15 @@ def _from_json(body: bytes, max_images: int) -> list[bytes]:
     return from_texts(document["images"], max_images, param="images")
 
 
-def _from_base64(text: Any, index: int) -> bytes:
+def from_text(text: Any, index: int) -> bytes | str:
+    """Of standard base64, or a data URI of it, the bytes; a URL as it is."""
+    if isinstance(text, str) and is_url(text):
+        return text
+    return from_base64(text, index)
+
+
+def from_base64(text: Any, index: int) -> bytes:
+    """The bytes of standard base64, or of a data URI of it. BadParameter, InvalidInput."""
     if not isinstance(text, str):
         raise BadParameter(f"image {index} must be a string of base64 or a data URI", param=f"images[{index}]")
     if text.startswith("data:"):

@@ -20,9 +20,10 @@ from bundle.manifest import Manifest
 from bundle.masking import keep_ids
 from service import encode
 from service.body import parse_json
+from service.cache import CachePolicy
 from service.engine import Answer, Engine, Sent
 from service.errors import BadParameter, UnknownModel
-from service.images import check_count, from_texts, most_keys
+from service.images import check_count, from_base64, most_keys
 from service.kserve_shapes import FEATURES, INPUTS, LOGITS, InferInput, InferRequest
 from service.options import OCTETS, validate
 from service.programs import FeatureName, Item
@@ -106,15 +107,15 @@ def read_request(body: bytes, header_length: str | None, manifest: Manifest, max
     return Inference(request.id, images, num_keep, _outputs(request, manifest, masked=ids is not None))
 
 
-async def compute(asked: Inference, engine: Engine, deadline: float) -> tuple[Answer, Tensors]:
+async def compute(asked: Inference, engine: Engine, deadline: float, policy: CachePolicy) -> tuple[Answer, Tensors]:
     """What the model gave in all, and the tensor of every output. Raises as the methods of Engine."""
     answers: list[Answer] = []
     tensors: Tensors = {}
     if asked.features:
-        answers.append(await engine.encode(asked.images, asked.features, deadline))
+        answers.append(await engine.encode(asked.images, asked.features, deadline, policy))
         tensors |= _split_features(answers[0], asked, engine.manifest.model.dim)
     if asked.wants_logits:
-        answers.append(await engine.classify(asked.images, deadline))
+        answers.append(await engine.classify(asked.images, deadline, policy))
         tensors[LOGITS] = np.stack(answers[-1].values)  # [N, classes]
     return _joined(answers), tensors
 
@@ -200,7 +201,7 @@ def _elements(tensor: InferInput, raw: memoryview | None) -> list[bytes]:
     if raw is None:
         texts = [each[0] if isinstance(each, list) and len(each) == 1 else each for each in tensor.data or ()]
         _check_size(tensor, len(texts))
-        return from_texts(texts, num_images, param=tensor.name)
+        return [from_base64(text, index) for index, text in enumerate(texts)]
     elements: list[bytes] = []
     while len(raw) >= _LENGTH.size and len(elements) < num_images:
         [length] = _LENGTH.unpack_from(raw)

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's JSON: what is read, and what /openapi.json tells of answers."""
+"""The Open Inference Protocol's JSON: what is read, held against these models; what is answered, for /openapi.json."""
 
 from __future__ import annotations
 

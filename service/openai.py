@@ -75,7 +75,7 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
-def read_request(body: bytes, manifest: Manifest, max_images: int) -> tuple[EmbeddingsRequest, list[bytes]]:
+def read_request(body: bytes, manifest: Manifest, max_images: int) -> tuple[EmbeddingsRequest, list[bytes | str]]:
     """The request, and its encoded images.
 
     Errors: BadParameter, UnknownModel, and what `from_texts` raises.

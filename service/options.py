@@ -57,8 +57,13 @@ class EmbedQuery(Query):
         return value
 
     def poolings(self, default: PoolingName) -> tuple[PoolingName, ...]:
-        names = {default} if self.pooling is None else set(self.pooling.split(","))
-        return tuple(pooling for pooling in _POOLINGS if pooling in names)
+        return _in_order(default if self.pooling is None else self.pooling)
+
+
+@lru_cache(maxsize=64)
+def _in_order(names: str) -> tuple[PoolingName, ...]:
+    chosen = set(names.split(","))
+    return tuple(pooling for pooling in _POOLINGS if pooling in chosen)
 
 
 class ClassifyQuery(Query):

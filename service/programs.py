@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from bundle.masking import all_ids
 from runtime import Arrays, Runtime
 from service.cache import Vector
 
+Operation = Literal["embed", "classify", "reconstruct"]
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 PoolingName = Literal["cls", "mean", "patches"]
 FeatureName = Literal[PoolingName, "tokens"]  # tokens: cls and the patches, as the encoder's graph gives them
 _OUTPUTS: dict[FeatureName, str] = {"cls": "cls", "mean": "mean", "patches": "tokens", "tokens": "tokens"}
@@ -27,7 +29,7 @@ _OUTPUTS: dict[FeatureName, str] = {"cls": "cls", "mean": "mean", "patches": "to
 class Program:
     """Images of equal programs may share a batch. `num_keep`: K, the patches that the encoder sees."""
 
-    operation: Literal["embed", "classify", "reconstruct"]
+    operation: Operation
     num_keep: int
     poolings: tuple[FeatureName, ...] = ()
 

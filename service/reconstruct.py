@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bundle.decode import MODES
 from bundle.manifest import Manifest
-from bundle.preprocess import MODES
 from service.cache import Vector
 
 _GREY = 127  # what a removed patch looks like

@@ -12,13 +12,17 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from bundle.preprocess import MAX_PIXELS
+from bundle.decode import MAX_PIXELS
+from bundle.formats import DEFAULT, parse_formats
 from bundle.store import Bundle
 from runtime import DEVICE_PATTERN, PrecisionName, Runtime, RuntimeName, open_runtime
+from service.cors import parse_origins
+from service.keys import SHORT_FORM, Key, hashed, parse_keys
+from service.redis_url import parse_redis_url
 
 PREFIX = "MAEVE_"
 
@@ -27,6 +31,19 @@ _DEVICES = r"^(cpu|cuda(:\d+)?)(,(cpu|cuda(:\d+)?))*$"
 _Count = Annotated[int, Field(ge=1)]
 _Size = Annotated[int, Field(ge=0)]
 _Duration = Annotated[float, Field(gt=0)]
+
+
+def _redis_url(url: str) -> str:
+    parse_redis_url(url)
+    return url
+
+
+_DEFAULT_FORMATS = f"{', '.join(DEFAULT[:-1])}, and {DEFAULT[-1]}"
+
+
+def _check_formats(text: str) -> str:
+    parse_formats(text)
+    return text
 
 
 class SettingsError(ValueError):
@@ -104,13 +121,22 @@ class Settings(BaseSettings):
     )
     drain_s: _Duration = Field(30, description="After SIGTERM, time for requests in flight; what is left gets 503.")
     keep_alive_s: _Count = Field(65, description="Time an idle connection is kept; above that of a proxy in front.")
+    formats: Annotated[str, AfterValidator(_check_formats)] | None = Field(
+        None,
+        description="Image formats that are read, separated by commas; all is whatever Pillow decodes by itself; empty "
+        f"is {_DEFAULT_FORMATS} where pillow-heif is installed.",
+    )
     cache_bytes: _Size = Field(64 * 2**20, description="Memory for results in this process; 0 is no such cache.")
-    redis_url: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://")] | None = Field(
-        None, description="Redis that shares results between services, redis://host:6379/0; empty is none."
+    redis_url: Annotated[str, AfterValidator(_redis_url)] | None = Field(
+        None,
+        description="Redis that shares results between services: redis://host:6379/0, rediss:// for TLS, "
+        "redis+sentinel://host:26379,host2:26379/master, redis+cluster://host:6379,host2:6379; empty is none.",
     )
     redis_timeout_ms: _Duration = Field(50, description="Time one call to Redis may take; then it counts as a miss.")
     redis_ttl_s: _Count = Field(7 * 24 * 3600, description="How long Redis keeps a result.")
-    redis_prefix: str = Field("maeve", description="What every key in Redis begins with.")
+    redis_prefix: Annotated[str, Field(pattern=r"^[\w.:/{}-]{1,64}$")] = Field(
+        "maeve", description="What every key in Redis begins with, before a colon."
+    )
     image_urls: bool = Field(
         default=False, description="Whether images may be named by https URLs on public addresses, which are fetched."
     )
@@ -137,16 +163,62 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
 
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_parse(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_keys(value)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_parse(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_origins(value)
+        return value
+
+    @model_validator(mode="after")
+    def _limits_have_keys(self) -> Settings:
+        if self.rate_limit is not None and not self.keys():
+            raise ValueError("rate_limit is per API key: set api_keys or MAEVE_API_KEY too")
+        if [key.name for key in self.keys()].count(SHORT_FORM) > 1:
+            raise ValueError(f"api_keys: {SHORT_FORM} is the name of MAEVE_API_KEY")
+        return self
+
+    def keys(self) -> tuple[Key, ...]:
+        """All API keys; none if the service asks for none."""
+        short = () if self.api_key is None else (hashed(SHORT_FORM, self.api_key.get_secret_value()),)
+        return (*short, *(() if self.api_keys is None else parse_keys(self.api_keys)))
+
+    @model_validator(mode="after")
+    def _one_way_to_name_devices(self) -> Settings:
+        if self.devices is not None and self.device != "auto":
+            raise ValueError(f"devices ({self.devices}) and device ({self.device}) exclude each other")
+        return self
+
     @model_validator(mode="after")
     def _queue_fits_a_request(self) -> Settings:
         if self.max_queue < self.max_images:
             raise ValueError(f"max_queue ({self.max_queue}) must be at least max_images ({self.max_images})")
         return self
 
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        return (self.device,) if self.devices is None else tuple(self.devices.split(","))
+
+    @property
+    def has_device_processes(self) -> bool:
+        """Whether devices run in processes of their own."""
+        return self.workers > 1 or len(self.device_names) > 1
+
+    def on_device(self, name: str) -> Settings:
+        """For the process of one device."""
+        return self.model_copy(update={"device": name, "devices": None})
+
     def open_runtime(self, bundle: Bundle) -> Runtime:
-        """As runtime.open_runtime, for these settings."""
+        """As runtime.open_runtime, for these settings; of several devices the first."""
         return open_runtime(
-            bundle, self.runtime, device=self.device, precision=self.precision, lanes=self.lanes,
+            bundle, self.runtime, device=self.device_names[0], precision=self.precision, lanes=self.lanes,
             engine_cache=self.engine_cache,
         )  # fmt: skip
 
@@ -169,24 +241,34 @@ def read_settings(argv: Sequence[str]) -> Settings:
 
     SettingsError naming the setting that is unknown or out of range; SystemExit for --help and unknown flags.
     """
+    return read_command(argv)[0]
+
+
+def read_command(argv: Sequence[str]) -> tuple[Settings, bool]:
+    """As `read_settings`, and whether --check was given."""
     flags = vars(_parser(Settings.model_fields).parse_args(argv))
+    only_check = flags.pop("check")
     try:
-        return Settings(**flags)
+        return Settings(**flags), only_check
     except ValidationError as e:
         raise SettingsError("; ".join(_describe(error["loc"], error["msg"], flags) for error in e.errors())) from e
 
 
 def _describe(loc: tuple[int | str, ...], message: str, flags: Mapping[str, str]) -> str:
+    message = message.removeprefix("Value error, ")
     if not loc:
-        return message.removeprefix("Value error, ")
+        return message
     name = str(loc[0])
-    return f"{_flag(name) if name in flags else PREFIX + name.upper()}: {message}"
+    return f"{_flag(name) if name in flags else PREFIX + name.upper()}: {message.removeprefix('Value error, ')}"
 
 
 def _parser(fields: Mapping[str, FieldInfo]) -> argparse.ArgumentParser:
     """A flag for every setting but the key: the list of processes shows flags to everybody."""
     parser = argparse.ArgumentParser(
         prog="python -m service", description="Serve a bundle over HTTP.", allow_abbrev=False
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="Open the bundle, prove it, say what would be served, and end."
     )
     for name, field in fields.items():
         if name == "api_key":

@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bundle.decode import MODES, decode_image, image_size
 from bundle.errors import InvalidInput
 from bundle.manifest import Preprocess
-from bundle.preprocess import MODES, decode_image, image_size, preprocess_array, preprocess_image
+from bundle.preprocess import preprocess_array, preprocess_picture
 from training.errors import TrainingError
 from training.sources import Data, Sample, Source
 
@@ -56,9 +57,9 @@ class Decoder:
         if isinstance(data, InvalidInput):
             raise data
         if isinstance(data, bytes):
-            image = decode_image(data, channels=self.channels, max_pixels=_MAX_PIXELS, target=self.size)
-            _check_side(image.size)
-            return preprocess_image(image, self._spec)
+            picture = decode_image(data, channels=self.channels, max_pixels=_MAX_PIXELS, target=self.size)
+            _check_side(picture.size)
+            return preprocess_picture(picture, self._spec)
         _check_side(data.shape[:2])
         if data.shape[2] != self.channels:
             converted = Image.fromarray(data.squeeze()).convert(MODES[self.channels])

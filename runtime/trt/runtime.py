@@ -43,6 +43,7 @@ class TensorRTRuntime:
         self._cuda, self._workshop = workshop.cuda, workshop
         self._engines = {graph: workshop.engine(graph) for graph in bundle.manifest.graphs}
         self.max_batch = min(engine.max_batch for engine in self._engines.values())
+        self.buckets = buckets(self.max_batch)
         self._idle: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()  # None: closed
         self._closed = False
         lanes = self._open_lanes()

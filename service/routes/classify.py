@@ -23,5 +23,5 @@ async def classify(request: Request) -> Response:
     """The most probable labels of every image; 404 where the bundle has no classifier."""
     call = Call(request)
     query = call.query(ClassifyQuery)
-    answer = await call.engine.classify(await call.images(), call.deadline)
+    answer = await call.engine.classify(await call.images(), call.deadline, call.cache_policy)
     return await call.render(answer, partial(encode.predictions, answer, query.top_k, call.engine.bundle))

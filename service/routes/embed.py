@@ -25,5 +25,5 @@ async def embed(request: Request) -> Response:
     query, engine = call.query(EmbedQuery), call.engine
     poolings = engine.poolings(query)
     media_type = embed_type(call.accept, poolings)
-    answer = await engine.embed(await call.images(), query, call.deadline)
+    answer = await engine.embed(await call.images(), query, call.deadline, call.cache_policy)
     return await call.render(answer, partial(encode.embeddings, answer, poolings, query, media_type, engine.manifest))

@@ -94,5 +94,5 @@ async def infer(request: Request) -> Response:
     kserve.check_model(request.path_params, manifest)
     body, length = await call.body(JSON, OCTETS, ""), request.headers.get(kserve.HEADER_LENGTH)
     asked = await by_size(len(body), partial(kserve.read_request, body, length, manifest, call.settings.max_images))
-    answer, tensors = await kserve.compute(asked, engine, call.deadline)
+    answer, tensors = await kserve.compute(asked, engine, call.deadline, call.cache_policy)
     return await call.render(answer, partial(kserve.write_answer, asked, answer, tensors, manifest))

@@ -26,8 +26,8 @@ async def embeddings(request: Request) -> Response:
     call.query(Query)
     engine, body = call.engine, await call.body(JSON)
     read = partial(openai.read_request, body, engine.manifest, call.settings.max_images)
-    asked, images = await by_size(len(body), read)
-    answer = await engine.embed(images, EmbedQuery(), call.deadline)
+    asked, sent = await by_size(len(body), read)
+    answer = await engine.embed(await call.fetched(sent), EmbedQuery(), call.deadline, call.cache_policy)
     return await call.render(answer, partial(openai.embeddings, answer, asked, engine.manifest))
 
 

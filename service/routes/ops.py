@@ -1,4 +1,4 @@
-"""What operators and machines look at: GET /livez, /readyz, /metrics, /info."""
+"""What operators and machines look at: GET /livez, /readyz, /startupz, /metrics, /info."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from bundle.errors import Unavailable
-from service import encode
+from service import encode, probes
 from service.call import Call, DirectRoute
+from service.engine import Engine
 from service.info import describe
 
 router = APIRouter(route_class=DirectRoute)
@@ -17,17 +18,30 @@ router = APIRouter(route_class=DirectRoute)
 @router.get("/livez")
 async def livez(request: Request) -> Response:
     """200 while the process can do work at all; 503 once it should be started anew."""
-    if Call(request).engine.device.stalled_s == float("inf"):
-        raise Unavailable("a thread that runs the model has died")
-    return encode.json({"status": "alive"})
+    call = Call(request)
+    return _probed("alive", call.served, probes.why_not_alive(call.served, call.settings))
 
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """200 while requests are welcome; 503 while stopping."""
-    if Call(request).gate.draining:
-        raise Unavailable("the service is stopping")
-    return await livez(request)
+    """200 while requests are welcome; 503, saying why, while starting or stopping, and while no device works."""
+    call = Call(request)
+    processes = request.scope["app"].state.processes
+    fault = probes.why_not_ready(call.served, call.gate, call.settings, processes)
+    return _probed("ready", call.served, fault)
+
+
+@router.get("/startupz")
+async def startupz(request: Request) -> Response:
+    """503 until the service could take requests for the first time, 200 ever after."""
+    call = Call(request)
+    return _probed("started", call.served, None if call.started else "the service is starting")
+
+
+def _probed(status: str, engine: Engine | None, fault: str | None) -> Response:
+    if fault is not None:
+        raise Unavailable(fault)
+    return encode.json(probes.state(status, engine))
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
@@ -40,4 +54,6 @@ async def metrics(request: Request) -> Response:
 async def info(request: Request) -> Response:
     """What is served, by which runtime, within which limits."""
     call = Call(request)
-    return encode.json(describe(call.engine, call.settings))
+    processes = request.scope["app"].state.processes
+    told = {} if processes is None else {"processes": processes}
+    return encode.json(describe(call.engine, call.settings) | told)

@@ -26,5 +26,6 @@ async def reconstruct(request: Request) -> Response:
     media_type = negotiate(call.accept, (JSON, PNG))
     masking = engine.masking(query)
     [image] = await call.images(at_most=1)
-    answer = await engine.reconstruct(image, masking, call.deadline)
-    return await engine.offload(partial(encode.reconstruction, answer, masking, media_type, engine.manifest))
+    answer = await engine.reconstruct(image, masking, call.deadline, call.cache_policy)
+    work = partial(encode.reconstruction, answer, masking, media_type, engine.manifest)
+    return await call.render(answer, work, heavy=True)

@@ -9,19 +9,19 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from bundle.decode import decode_image, image_size
 from bundle.errors import InvalidInput, TooLarge, UnsupportedMedia
+from bundle.formats import ALL, DEFAULT
 from bundle.manifest import Preprocess
 from bundle.preprocess import (
-    FORMATS,
     center_crop,
-    decode_image,
-    image_size,
     preprocess,
     preprocess_array,
     preprocess_image,
@@ -41,7 +41,10 @@ def photo(height: int, width: int, mode: str = "RGB") -> Image.Image:
 
 def encode(image: Image.Image, format_: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format_, **options)
+    if format_ == "HEIF":  # not registered with Pillow, here as little as where it is read
+        pillow_heif.from_pillow(image).save(buffer, **options)
+    else:
+        image.save(buffer, format_, **options)
     return buffer.getvalue()
 
 
@@ -281,27 +284,10 @@ def test_center_crop_leaves_the_odd_pixel_on_the_right_and_below() -> None:
         center_crop(pixels, (6, 6))
 
 
-def test_a_reduced_jpeg_decodes_to_nearly_the_same_pixels() -> None:
-    data = encode(photo(1200, 1600), "JPEG", quality=95)
-    whole = decode_image(data, channels=3)
-    reduced = decode_image(data, channels=3, target=(64, 64))
-    assert whole.size == (1600, 1200)
-    assert reduced.size == (200, 150)  # an eighth: still above twice the target
-    difference = preprocess_image(whole, spec((64, 64))).astype(int) - preprocess_image(reduced, spec((64, 64)))
-    assert np.abs(difference).max() <= 3
-
-
-def test_reduction_knows_that_the_image_lies_on_its_side() -> None:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    data = encode(photo(400, 1600), "JPEG", exif=exif)
-    assert decode_image(data, channels=3, target=(400, 100)).size == (200, 800)
-
-
 # Broken and hostile
 
 
-@pytest.mark.parametrize("format_", list(FORMATS))
+@pytest.mark.parametrize("format_", list(DEFAULT))
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
 def test_a_truncated_image_is_invalid_and_its_index_said(format_: str, part: float) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
@@ -328,11 +314,6 @@ def test_what_is_no_image_is_unsupported(data: bytes) -> None:
     assert caught.value.index == 2
 
 
-def test_other_formats_that_pillow_reads_are_unsupported() -> None:
-    with pytest.raises(UnsupportedMedia):
-        preprocess(encode(photo(8, 8), "PPM"), spec((8, 8)))
-
-
 @pytest.mark.parametrize("side", [10_000, 14_000, 60_000])  # below, above and far above where Pillow warns and raises
 def test_too_many_pixels_are_refused_from_the_header(side: int) -> None:
     """There are no pixels: had it gone on to decode, this would be an InvalidInput, or Pillow's warning."""
@@ -341,10 +322,10 @@ def test_too_many_pixels_are_refused_from_the_header(side: int) -> None:
     assert caught.value.index == 1
 
 
-@pytest.mark.parametrize("format_", ["JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("format_", ["AVIF", *DEFAULT])
 def test_every_format_is_held_against_the_limit(format_: str) -> None:
     with pytest.raises(TooLarge, match="30 x 20 pixels, more than 599"):
-        preprocess(encode(photo(20, 30), format_), spec((8, 8)), max_pixels=599)
+        preprocess(encode(photo(20, 30), format_), spec((8, 8)), max_pixels=599, formats=ALL)
 
 
 def test_the_limit_is_the_callers() -> None:
@@ -361,18 +342,19 @@ def test_a_limit_above_pillows_own_holds() -> None:
 
 
 @given(
-    format_=st.sampled_from(list(FORMATS)),
+    format_=st.sampled_from(["AVIF", *DEFAULT]),
     edits=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8),
+    part=st.floats(0.5, 1),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_damaged_bytes_give_pixels_or_invalid_input_and_nothing_else(
-    format_: str, edits: list[tuple[float, int]]
+    format_: str, edits: list[tuple[float, int]], part: float
 ) -> None:
-    data = bytearray(encode(photo(24, 24), format_))
+    data = bytearray(encode(photo(40, 50), format_))
     for place, value in edits:
         data[int(place * len(data))] = value
     try:
-        pixels = preprocess(bytes(data), spec((16, 16)), max_pixels=1_000_000)
+        pixels = preprocess(bytes(data[: int(len(data) * part)]), spec((16, 16)), max_pixels=1_000_000, formats=ALL)
     except InvalidInput:
         return
     assert pixels.shape == (16, 16, 3)

@@ -25,6 +25,7 @@ from PIL import Image
 from bundle.store import Bundle, write_bundle
 from runtime.fake import FakeRuntime
 from service.app import create_app
+from service.protocol import server_options
 from service.settings import Settings
 
 DIM, NUM_PATCHES, PATCH_DIM = 32, 16, 192
@@ -121,11 +122,11 @@ class Served:
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[Served]:
-    """The app behind uvicorn on a loopback port, on a thread of its own."""
+def serving(app: FastAPI, **options: Any) -> Iterator[Served]:
+    """The app behind uvicorn on a loopback port, on a thread of its own. `options`: for uvicorn, over the service's."""
     config = uvicorn.Config(
-        app, port=0, loop="uvloop", http="httptools", ws="none", lifespan="on", log_config=None, access_log=False,
-        timeout_graceful_shutdown=5,
+        app, loop="uvloop", lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=5,
+        **server_options(app.state.settings) | {"port": 0} | options,
     )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="uvicorn")
@@ -150,10 +151,11 @@ def serving_fake(
     lanes: int = 1,
     max_batch: int = 8,
     fail_on: Callable[[NDArray[Any]], bool] | None = None,
+    port: int = 0,
     **settings: Any,
 ) -> Iterator[tuple[Served, FakeRuntime]]:
     runtime = FakeRuntime(bundle, latency_ms=latency_ms, lanes=lanes, max_batch=max_batch, fail_on=fail_on)
-    with serving(create_app(Settings(**settings), bundle=bundle, runtime=runtime)) as served:
+    with serving(create_app(Settings(**settings), bundle=bundle, runtime=runtime), port=port) as served:
         yield served, runtime
 
 
@@ -194,28 +196,30 @@ def free_port() -> int:
         return port
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 class RedisServer:
     """A real Redis on a loopback port that keeps nothing; can be killed, frozen and started again."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = free_port()
+        self.port = next(port for port in iter(free_port, None) if port < 50_000)  # a cluster adds 10,000 for another
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *more: str) -> None:
+        """`more`: options of redis-server beyond what makes it quiet."""
         binary = shutil.which("redis-server") or str(Path(sys.executable).with_name("redis-server"))
-        options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(self._folder)]
+        options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(self._folder), *more]
         command = [binary, "--port", str(self.port), *options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        eventually(self._answers)
+        eventually(lambda: listens(self.port))
 
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
             self.process.wait(10)
             self.process = None
-
-    def _answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0

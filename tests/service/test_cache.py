@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -8,7 +9,21 @@ import numpy as np
 import pytest
 
 from bundle.errors import CacheError
-from service.cache import MemoryCache, RemoteCache, RemoteConfig, Vector, context_key, image_key
+from service.cache import (
+    NO_READ,
+    NO_STORE,
+    USE,
+    CachePolicy,
+    CacheRefused,
+    MemoryCache,
+    RemoteCache,
+    RemoteConfig,
+    Vector,
+    context_key,
+    image_key,
+    pack,
+)
+from service.metrics import Metrics
 
 QUICK = RemoteConfig(failures=2, probe_min_s=0.01, probe_max_s=0.02, max_waiting=4)
 
@@ -62,6 +77,35 @@ def test_no_memory_keeps_nothing() -> None:
     assert (cache.get("a"), len(cache)) == (None, 0)
 
 
+def test_what_is_put_again_takes_the_place_of_the_old() -> None:
+    cache = MemoryCache(16_000)
+    cache.put("a", vector(1, 8))
+    cache.put("b", vector(1, 8))
+    before = cache.num_bytes
+    cache.put("a", vector(2, 8))
+    assert cache.num_bytes == before
+    assert [value.tolist() for value in (cache.get("a"), cache.get("b")) if value is not None] == [[2.0] * 8, [1.0] * 8]
+
+
+# What a request lets them do
+
+
+@pytest.mark.parametrize(
+    ("header", "policy"),
+    [
+        (None, USE),
+        ("", USE),
+        ("max-age=60, no-transform", USE),
+        ("no-cache", NO_READ),
+        ("Max-Age=0", NO_READ),
+        ("no-store", NO_STORE),
+        ("no-cache, NO-STORE", NO_STORE),
+    ],
+)
+def test_cache_control_is_understood(header: str | None, policy: CachePolicy) -> None:
+    assert CachePolicy.of(header) is policy
+
+
 # The remote one, over a table in this process that can fail on demand
 
 
@@ -69,6 +113,7 @@ class Table:
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
         self.broken = False
+        self.full = False
         self.reads: list[list[str]] = []
         self.writes: list[int] = []
         self.pings = 0
@@ -83,6 +128,8 @@ class Table:
     async def write(self, items: Sequence[tuple[str, bytes]]) -> None:
         self.writes.append(len(items))
         await self._answer()
+        if self.full:
+            raise CacheRefused("full")
         self.values.update(items)
 
     async def ping(self) -> None:
@@ -120,14 +167,88 @@ async def test_what_was_written_is_read_as_it_was() -> None:
     assert found is not None
     assert found.dtype == np.float32
     assert found.tolist() == [1.5] * 8
-    assert table.values["a"] == np.full(8, 1.5, "<f4").tobytes()
+    raw = np.full(8, 1.5, "<f4").tobytes()
+    assert table.values["a"] == raw + zlib.crc32(b"a" + raw).to_bytes(4, "little")
 
 
-async def test_a_value_of_another_length_is_a_miss() -> None:
+def sealed(key: str, raw: bytes) -> bytes:
+    return raw + zlib.crc32(key.encode() + raw).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b"",
+        b"\0" * 32,
+        b"\0" * 36,
+        sealed("a", b"\0" * 31),
+        sealed("a", b"\0" * 36),
+        sealed("b", b"\0" * 32),
+        sealed("a", np.full(8, np.nan, "<f4").tobytes()),
+        sealed("a", np.full(8, -np.inf, "<f4").tobytes()),
+    ],
+    ids=["empty", "no checksum", "wrong checksum", "short", "long", "of another key", "nan", "infinite"],
+)
+async def test_what_was_not_written_under_this_key_by_a_cache_like_this_is_a_miss(stored: bytes) -> None:
     table = Table()
-    table.values["a"] = b"\0" * 31
+    table.values["a"] = stored
     async with remote(table) as cache:
         assert await cache.get("a", 8) is None
+        assert cache.up
+
+
+async def test_a_single_flipped_bit_is_a_miss() -> None:
+    table = Table()
+    async with remote(table) as cache:
+        cache.put("a", vector(1.5))
+        await until(lambda: table.values)
+        whole = table.values["a"]
+        for i in range(len(whole)):
+            table.values["a"] = whole[:i] + bytes([whole[i] ^ 16]) + whole[i + 1 :]
+            assert await cache.get("a", 8) is None, i
+        table.values["a"] = whole
+        assert await cache.get("a", 8) is not None
+
+
+async def test_a_store_that_takes_no_writes_is_read_and_written_to_again_later() -> None:
+    table = Table()
+    table.values["known"] = pack("known", vector(2))
+    table.full = True
+    async with remote(table, RemoteConfig(failures=1, refused_s=0.1)) as cache:
+        cache.put("a", vector(1))
+        await until(lambda: table.writes)
+        cache.put("b", vector(1))
+        assert await cache.get("known", 8) is not None
+        assert cache.up
+        assert len(table.writes) == 1
+        table.full = False
+        await asyncio.sleep(0.15)
+        cache.put("c", vector(1))
+        await until(lambda: table.values.keys() == {"known", "c"})
+
+
+async def test_outcomes_and_bytes_are_counted() -> None:
+    table, metrics = Table(), Metrics()
+    cache = RemoteCache(table, RemoteConfig(failures=1, probe_min_s=60, probe_max_s=60), metrics=metrics)
+    cache.put("a", vector(1))
+    await until(lambda: table.values)
+    assert await cache.get("a", 8) is not None
+    assert await cache.get("missing", 8) is None
+    table.broken = True
+    assert await cache.get("a", 8) is None
+    assert await cache.get("a", 8) is None
+    await cache.close()
+
+    def value(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(name, labels)
+
+    lookups = [
+        value("maeve_cache_requests_total", tier="redis", outcome=each) for each in ("hit", "miss", "error", "bypass")
+    ]
+    assert lookups == [1, 1, 1, 1]
+    assert value("maeve_redis_bytes_total", direction="written") == 36
+    assert value("maeve_redis_bytes_total", direction="read") == 36
+    assert value("maeve_redis_errors_total") == 1
 
 
 async def test_reads_of_one_turn_travel_together() -> None:

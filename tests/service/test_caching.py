@@ -15,7 +15,7 @@ import pytest
 from redis import Redis
 
 from bundle.store import Bundle
-from tests.service.helpers import RedisServer, Served, eventually, make_bundle, photo, serving_fake
+from tests.service.helpers import Hold, RedisServer, Served, eventually, make_bundle, photo, serving_fake
 
 
 def vector(answer: httpx.Response) -> list[float]:
@@ -98,7 +98,112 @@ def test_the_memory_is_bounded(fake_bundle: Bundle) -> None:
     assert 5_000 < used <= 10_000
 
 
+# Cache-Control
+
+
+def counted(served: Served, name: str, **labels: str) -> float:
+    registry = served.app.state.metrics.registry
+    return float(registry.get_sample_value(name, labels) or 0)
+
+
+def ask(served: Served, image: bytes, control: str = "", path: str = "/embed") -> httpx.Response:
+    return served.http.post(path, content=image, headers={"cache-control": control} if control else {})
+
+
+@pytest.mark.parametrize("path", ["/embed", "/classify", "/reconstruct"])
+def test_no_store_neither_reads_nor_keeps(fake_bundle: Bundle, redis: RedisServer, path: str) -> None:
+    redis.start()
+    with via_redis(fake_bundle, redis, cache_bytes=10**6) as (served, runtime):
+        for _ in range(2):
+            answer = ask(served, photo(1), "no-store", path)
+            assert answer.headers["cache-control"] == "no-store"
+            assert answer.json()["cached"] in (False, [False])
+        calls = len(runtime.calls)
+        kept = ask(served, photo(1), "", path)
+        assert kept.json()["cached"] in (False, [False])
+        assert len(runtime.calls) == 3 * calls // 2
+        assert "cache-control" not in kept.headers
+        eventually(stored_in(redis, 1))
+        ask(served, photo(1), "no-store", path)
+        assert len(runtime.calls) == 4 * calls // 2
+        assert counted(served, "maeve_cache_requests_total", tier="memory", outcome="bypass") == 3
+        assert counted(served, "maeve_cache_requests_total", tier="redis", outcome="bypass") == 3
+        assert served.app.state.engine.memory.num_bytes > 0
+        with Redis(port=redis.port) as connection:
+            assert connection.dbsize() == 1
+
+
+def test_no_cache_computes_anew_and_keeps(fake_bundle: Bundle) -> None:
+    with serving_fake(fake_bundle) as (served, runtime):
+        first = [ask(served, photo(1), "no-cache") for _ in range(2)]
+        assert not any(map(cached, first))
+        assert len(runtime.calls) == 2
+        assert cached(ask(served, photo(1)))
+        assert len(runtime.calls) == 2
+
+
+def test_no_store_shares_no_flight_with_another_request(fake_bundle: Bundle) -> None:
+    hold = Hold()
+    with serving_fake(fake_bundle, fail_on=hold, lanes=8) as (served, runtime), ThreadPoolExecutor() as pool:
+        with hold:
+            flying = [pool.submit(ask, served, photo(1), control) for control in ("", "", "no-store", "no-store")]
+            eventually(lambda: len(runtime.calls) == 3 and served.app.state.gate.in_flight == 4)
+        answers = [each.result() for each in flying]
+    assert [answer.headers.get("cache-control") for answer in answers] == [None, None, "no-store", "no-store"]
+    assert len({tuple(vector(answer)) for answer in answers}) == 1
+    assert len(runtime.calls) == 3
+
+
 # Redis
+
+
+def test_one_request_of_hits_in_both_tiers_and_misses(fake_bundle: Bundle, redis: RedisServer) -> None:
+    """In order, with a flag each, one look-up in Redis, and the image that comes twice computed once."""
+    redis.start()
+    with via_redis(fake_bundle, redis) as (other, _):
+        for seed in (1, 2):
+            other.embed(photo(seed))
+        eventually(stored_in(redis, 2))
+    order = [5, 0, 1, 6, 5, 2, 0]
+    with via_redis(fake_bundle, redis, cache_bytes=10**6) as (served, runtime), Redis(port=redis.port) as connection:
+        served.embed(photo(0))
+        before = connection.info("commandstats")["cmdstat_mget"]["calls"]
+        answer = served.http.post("/embed", files=[("file", photo(seed)) for seed in order]).json()
+        assert connection.info("commandstats")["cmdstat_mget"]["calls"] == before + 1
+        assert answer["cached"] == [False, True, True, False, False, True, True]
+        assert sum(size for _, size in runtime.calls) == 3  # 0, then 5 and 6
+        assert {
+            outcome: counted(served, "maeve_cache_requests_total", tier="redis", outcome=outcome)
+            for outcome in ("hit", "miss", "error", "bypass")
+        } == {"hit": 2, "miss": 3, "error": 0, "bypass": 0}
+        assert counted(served, "maeve_cache_requests_total", tier="memory", outcome="hit") == 2
+        assert answer["embeddings"] == [served.embed(photo(seed)).json()["embeddings"][0] for seed in order]
+
+
+@pytest.mark.parametrize("damage", [b"", b"x", b"\0" * 132, b"\xff" * 132])
+def test_what_is_not_ours_in_redis_is_computed_anew(fake_bundle: Bundle, redis: RedisServer, damage: bytes) -> None:
+    redis.start()
+    with via_redis(fake_bundle, redis) as (served, _), Redis(port=redis.port) as connection:
+        want = vector(served.embed(photo(1)))
+        eventually(stored_in(redis, 1))
+        [key] = connection.keys()
+        whole = connection.get(key)
+        connection.set(key, damage)
+        again = served.embed(photo(1))
+        assert (vector(again), cached(again)) == (want, False)
+        eventually(lambda: connection.get(key) == whole)
+
+
+def test_a_full_redis_costs_no_request_and_no_hit(fake_bundle: Bundle, redis: RedisServer) -> None:
+    redis.start()
+    with via_redis(fake_bundle, redis) as (served, _), Redis(port=redis.port) as connection:
+        served.embed(photo(1))
+        eventually(stored_in(redis, 1))
+        connection.config_set("maxmemory", "1")
+        assert {served.embed(photo(seed)).status_code for seed in range(2, 12)} == {200}
+        assert cached(served.embed(photo(1)))
+        assert up(served)
+        eventually(lambda: counted(served, "maeve_redis_errors_total") >= 1)
 
 
 def via_redis(bundle: Bundle, redis: RedisServer, **settings: Any) -> Any:

@@ -221,7 +221,7 @@ def test_large_bodies_are_read_like_small_ones(served: Served, fake_bundle: Bund
 def test_times_are_told(served: Served) -> None:
     timing = served.embed(photo(200)).headers["server-timing"]
     stages = dict(part.split(";dur=") for part in timing.split(", "))
-    assert stages.keys() == {"cache", "decode", "queue", "infer"}
+    assert stages.keys() == {"read", "cache", "decode", "queue", "infer", "encode", "total"}
     assert float(stages["decode"]) > 0
     again = served.embed(photo(200)).headers["server-timing"]
     assert "decode;dur=0.00" in again

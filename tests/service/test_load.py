@@ -313,10 +313,12 @@ def test_stages_and_images_are_counted(fake_bundle: Bundle) -> None:
 
 def test_threads_end_with_the_service(fake_bundle: Bundle) -> None:
     before = set(threading.enumerate())
-    with serving_fake(fake_bundle, lanes=3) as (served, _):
+    with serving_fake(fake_bundle, lanes=3, decode_threads=2) as (served, _):
         served.embed(photo(1))
-        assert {t.name.split("-")[0].split("_")[0] for t in set(threading.enumerate()) - before} >= {"lane", "decode"}
-    assert not [t for t in set(threading.enumerate()) - before if t.name.startswith(("lane", "decode", "uvicorn"))]
+        names = {t.name.split("-")[0].split("_")[0] for t in set(threading.enumerate()) - before}
+        assert names >= {"lane", "decode", "render"}
+    ours = ("lane", "decode", "render", "uvicorn")
+    assert not [t for t in set(threading.enumerate()) - before if t.name.startswith(ours)]
 
 
 def test_info_tells_what_is_served(fake_bundle: Bundle) -> None:

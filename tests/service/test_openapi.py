@@ -23,10 +23,10 @@ checks.positive_data_acceptance.enabled = false
 
 
 def test_every_answer_is_one_that_the_document_tells(fake_bundle: Bundle, tmp_path: Path) -> None:
-    """OPENAPI_EXAMPLES=1000 in the environment asks for more of each route than 25."""
+    """OPENAPI_EXAMPLES=1000 in the environment asks for more of each route than 30."""
     config = tmp_path / "schemathesis.toml"
     config.write_text(CONFIG)
-    examples = os.environ.get("OPENAPI_EXAMPLES", "25")
+    examples = os.environ.get("OPENAPI_EXAMPLES", "30")
     with serving_fake(fake_bundle) as (served, _):
         command = [
             str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config), "run",
@@ -38,4 +38,4 @@ def test_every_answer_is_one_that_the_document_tells(fake_bundle: Bundle, tmp_pa
         run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=3600)
         assert served.http.get("/livez").status_code == 200
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "19 selected / 19 total" in run.stdout
+    assert "20 selected / 20 total" in run.stdout

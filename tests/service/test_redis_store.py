@@ -15,7 +15,7 @@ TIMEOUT_S = 0.2
 
 
 def store(redis: RedisServer) -> RedisStore:
-    return RedisStore(redis.url, timeout_s=TIMEOUT_S, ttl_s=100)
+    return RedisStore(redis.url, timeout_s=TIMEOUT_S, ttl_s=100, prefix="test")
 
 
 async def test_it_stores_bytes_that_expire(redis: RedisServer) -> None:
@@ -23,7 +23,7 @@ async def test_it_stores_bytes_that_expire(redis: RedisServer) -> None:
     table = store(redis)
     await table.write([("a", b"\0\xff"), ("b", b"")])
     assert await table.read(["a", "missing", "b"]) == [b"\0\xff", None, b""]
-    assert 90 < await table._redis.ttl("a") <= 100
+    assert 90 < await table._client.ttl("test:a") <= 100
     await table.close()
 
 

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from service.ipc.child import dump_settings
 from service.settings import Settings, SettingsError, read_settings
+from service.worker import share
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +46,7 @@ def test_an_unknown_variable_is_named_with_the_closest_that_exists(
     [
         (["--port", "70000"], "--port: Input should be less than or equal to 65535"),
         (["--max-queue", "10"], r"max_queue \(10\) must be at least max_images \(64\)"),
-        (["--redis-url", "localhost"], "--redis-url: String should match pattern"),
+        (["--redis-url", "localhost"], "--redis-url: must begin with one of redis://"),
         (["--timeout-ms", "0"], "--timeout-ms: Input should be greater than 0"),
     ],
 )
@@ -79,3 +83,36 @@ def test_the_command_ends_with_one_line_and_status_2(
     assert done.returncode == 2
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
+
+
+def test_devices_are_named_in_one_way() -> None:
+    assert Settings().device_names == ("auto",)
+    assert Settings(device="cuda:1").device_names == ("cuda:1",)
+    assert Settings(devices="cuda:0,cuda:1").device_names == ("cuda:0", "cuda:1")
+    with pytest.raises(SettingsError, match="exclude each other"):
+        read_settings(["--devices", "cuda:0,cuda:1", "--device", "cpu"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "several"),
+    [({}, False), ({"workers": 2}, True), ({"devices": "cpu"}, False), ({"devices": "cpu,cpu"}, True)],
+)
+def test_when_devices_have_processes_of_their_own(settings: dict[str, Any], several: bool) -> None:
+    assert Settings(**settings).has_device_processes is several
+
+
+def test_the_key_reaches_a_child_and_paths_do_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MAEVE_API_KEY", "secret")
+    settings = Settings(bundle=tmp_path, workers=3, lanes=2)
+    told = json.loads(json.dumps(dump_settings(settings)))
+    monkeypatch.delenv("MAEVE_API_KEY")
+    again = Settings(**told)
+    assert again == settings
+    assert again.api_key is not None
+    assert again.api_key.get_secret_value() == "secret"
+
+
+def test_workers_share_places_and_memory() -> None:
+    shared = share(Settings(workers=3, max_queue=100, max_images=20, cache_bytes=999, decode_threads=5))
+    assert (shared.max_queue, shared.cache_bytes, shared.decode_threads) == (34, 333, 5)
+    assert share(Settings(workers=8, max_queue=256, max_images=64)).max_queue == 64

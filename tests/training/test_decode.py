@@ -140,7 +140,7 @@ def test_a_tracking_pixel_is_no_image(side: int, tmp_path: Path) -> None:
     packed = pack(tmp_path / "photos", tmp_path / "out")
     assert (len(packed), packed.info.num_corrupt) == (2, 1)
     report = (tmp_path / "out" / "corrupt.jsonl").read_text()
-    assert f"50 x {side} pixels are no image to learn from; 4 a side are needed" in report
+    assert f"{side} x 50 pixels are no image to learn from; 4 a side are needed" in report
 
 
 def test_the_median_side_is_of_arrays_too() -> None:

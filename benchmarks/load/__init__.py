@@ -1,0 +1,1 @@
+"""Servers of image features under load, in turns: what `benchmarks.serve_load` measures with."""

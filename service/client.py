@@ -1,0 +1,342 @@
+"""Clients of the service: images in, arrays out. Importing this needs httpx and numpy alone.
+
+    with Client("http://127.0.0.1:8000") as client:
+        vectors = client.embed(sorted(Path("photos").glob("*.jpg")))  # float32 [N, D]
+
+Letters: N images, D vector size, K patches kept, L all patches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from base64 import b64decode
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from service.client_wire import (
+    Attempts,
+    Busy,
+    Call,
+    ClientError,
+    Failed,
+    Floats,
+    Image,
+    PillowImage,
+    Pooling,
+    Rejected,
+    ServiceError,
+    Unreachable,
+    check_images,
+    plan,
+    tensor_of,
+)
+
+__all__ = [
+    "AsyncClient",
+    "Busy",
+    "Client",
+    "ClientError",
+    "Failed",
+    "Image",
+    "PillowImage",
+    "Prediction",
+    "Reconstruction",
+    "Rejected",
+    "ServiceError",
+    "Unreachable",
+]
+
+_OCTETS = "application/octet-stream"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """`index`: the label's place among the bundle's."""
+
+    label: str
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """Three PNG files at the network's size. `grid`: rows and columns of patches. `mask`: [L], 1 = removed. `error`:
+    [L], each patch's mean squared error in the units of the training target; `mean_error`: over the removed ones.
+    """
+
+    original: bytes
+    masked: bytes
+    reconstruction: bytes
+    grid: tuple[int, int]
+    mask: NDArray[np.int64]
+    error: NDArray[np.float32]
+    mean_error: float
+
+
+class _Base:
+    """What both clients are told. ValueError for numbers out of range."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        images_per_request: int = 16,
+        requests_at_once: int = 4,
+    ) -> None:
+        if timeout_s <= 0 or images_per_request < 1 or requests_at_once < 1:
+            raise ValueError("timeout_s must be positive, images_per_request and requests_at_once at least 1")
+        self._timeout_s = timeout_s
+        self._per_request = images_per_request
+        self._at_once = requests_at_once
+        self._options: dict[str, Any] = {
+            "base_url": base_url,
+            "headers": {} if api_key is None else {"authorization": f"Bearer {api_key}"},
+            "limits": httpx.Limits(max_connections=requests_at_once),
+        }
+        self._limits: dict[str, int] | None = None  # the service's, once asked for
+
+    def _plan(self, path: str, params: dict[str, str], accept: str, images: Sequence[Image]) -> list[Call]:
+        assert self._limits is not None
+        per_request = min(self._per_request, self._limits["max_images"])
+        max_bytes = self._limits["max_body_bytes"]
+        return list(plan(path, params, accept, images, per_request=per_request, max_bytes=max_bytes))
+
+
+class Client(_Base):
+    """Blocks; may be used from several threads. Close it, or use it in a `with`.
+
+    Many images become several requests of at most `images_per_request` and of the service's own limits, up to
+    `requests_at_once` of them at a time. Each may take `timeout_s`, in which it is sent again, after the time that the
+    service asks for, when the service is busy (429, 503) or the connection breaks.
+
+    Every method raises a ClientError for what the service or the network does, OSError for files that cannot be
+    read, TypeError and ValueError for arguments that are no images.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        images_per_request: int = 16,
+        requests_at_once: int = 4,
+    ) -> None:
+        super().__init__(
+            base_url, api_key=api_key, timeout_s=timeout_s, images_per_request=images_per_request,
+            requests_at_once=requests_at_once,
+        )  # fmt: skip
+        self._http = httpx.Client(**self._options)
+
+    def embed(
+        self,
+        images: Iterable[Image],
+        *,
+        pooling: Pooling | None = None,
+        normalize: bool = True,
+        keep: float = 1.0,
+        dtype: Literal["float32", "float16"] = "float32",
+    ) -> Floats:
+        """[N, D] in the order of the images, [N, K, D] for `patches`; the parameters are those of POST /embed."""
+        params = _embed_params(pooling, normalize, keep, dtype)
+        return np.concatenate([tensor_of(answer) for answer in self._all("/embed", params, _OCTETS, images)])
+
+    def classify(self, images: Iterable[Image], *, top_k: int = 5) -> list[list[Prediction]]:
+        """The most probable labels of each image, most probable first."""
+        answers = self._all("/classify", {"top_k": str(top_k)}, "application/json", images)
+        return [row for answer in answers for row in _predictions(answer)]
+
+    def reconstruct(
+        self, image: Image, *, mask_ratio: float | None = None, mask: Sequence[int] | None = None, seed: int = 0
+    ) -> Reconstruction:
+        """What the model makes of an image with patches removed: drawn by `seed`, or those that `mask` lists."""
+        call = Call("POST", "/reconstruct", _mask_params(mask_ratio, mask, seed), images=check_images([image]))
+        return _reconstruction(self._send(call))
+
+    def info(self) -> dict[str, Any]:
+        """What GET /info says."""
+        told: dict[str, Any] = self._send(Call("GET", "/info")).json()
+        return told
+
+    def ready(self) -> bool:
+        """Whether the service takes requests now; asked once."""
+        try:
+            return self._http.get("/readyz", timeout=self._timeout_s).is_success
+        except httpx.TransportError:
+            return False
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _all(self, path: str, params: dict[str, str], accept: str, images: Iterable[Image]) -> list[httpx.Response]:
+        """The answers in order. The error of the first request that fails; later ones are not begun any more."""
+        checked = check_images(images)
+        if self._limits is None:
+            self._limits = self.info()["limits"]
+        calls = self._plan(path, params, accept, checked)
+        with ThreadPoolExecutor(self._at_once, thread_name_prefix="maeve-client") as pool:
+            futures = [pool.submit(self._send, call) for call in calls]
+            try:
+                return [future.result() for future in futures]
+            finally:
+                for future in futures:
+                    future.cancel()
+
+    def _send(self, call: Call) -> httpx.Response:
+        attempts = Attempts(self._timeout_s)
+        arguments = call.arguments()
+        while True:
+            outcome: httpx.Response | httpx.TransportError
+            try:
+                headers = {**call.headers(), **attempts.timeout_header()}
+                outcome = self._http.request(**arguments, headers=headers, timeout=attempts.left_s)
+            except httpx.TransportError as e:
+                outcome = e
+            if isinstance(outcome, httpx.Response) and outcome.is_success:
+                return outcome
+            time.sleep(attempts.pause_s(outcome, call.offset))
+
+
+class AsyncClient(_Base):
+    """As Client, for asyncio: cancelling a call ends its requests. Close it with `aclose`, or use `async with`."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        images_per_request: int = 16,
+        requests_at_once: int = 4,
+    ) -> None:
+        super().__init__(
+            base_url, api_key=api_key, timeout_s=timeout_s, images_per_request=images_per_request,
+            requests_at_once=requests_at_once,
+        )  # fmt: skip
+        self._http = httpx.AsyncClient(**self._options)
+
+    async def embed(
+        self,
+        images: Iterable[Image],
+        *,
+        pooling: Pooling | None = None,
+        normalize: bool = True,
+        keep: float = 1.0,
+        dtype: Literal["float32", "float16"] = "float32",
+    ) -> Floats:
+        """As Client.embed."""
+        params = _embed_params(pooling, normalize, keep, dtype)
+        return np.concatenate([tensor_of(answer) for answer in await self._all("/embed", params, _OCTETS, images)])
+
+    async def classify(self, images: Iterable[Image], *, top_k: int = 5) -> list[list[Prediction]]:
+        """As Client.classify."""
+        answers = await self._all("/classify", {"top_k": str(top_k)}, "application/json", images)
+        return [row for answer in answers for row in _predictions(answer)]
+
+    async def reconstruct(
+        self, image: Image, *, mask_ratio: float | None = None, mask: Sequence[int] | None = None, seed: int = 0
+    ) -> Reconstruction:
+        """As Client.reconstruct."""
+        call = Call("POST", "/reconstruct", _mask_params(mask_ratio, mask, seed), images=check_images([image]))
+        return _reconstruction(await self._send(call))
+
+    async def info(self) -> dict[str, Any]:
+        """As Client.info."""
+        told: dict[str, Any] = (await self._send(Call("GET", "/info"))).json()
+        return told
+
+    async def ready(self) -> bool:
+        """As Client.ready."""
+        try:
+            return (await self._http.get("/readyz", timeout=self._timeout_s)).is_success
+        except httpx.TransportError:
+            return False
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def _all(
+        self, path: str, params: dict[str, str], accept: str, images: Iterable[Image]
+    ) -> list[httpx.Response]:
+        """As Client._all."""
+        checked = check_images(images)
+        if self._limits is None:
+            self._limits = (await self.info())["limits"]
+        slots = asyncio.Semaphore(self._at_once)
+
+        async def send(call: Call) -> httpx.Response:
+            async with slots:
+                return await self._send(call)
+
+        tasks = [asyncio.create_task(send(call)) for call in self._plan(path, params, accept, checked)]
+        try:
+            return [await task for task in tasks]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _send(self, call: Call) -> httpx.Response:
+        attempts = Attempts(self._timeout_s)
+        arguments = await asyncio.to_thread(call.arguments)  # reads files, compresses pixels
+        while True:
+            outcome: httpx.Response | httpx.TransportError
+            try:
+                headers = {**call.headers(), **attempts.timeout_header()}
+                outcome = await self._http.request(**arguments, headers=headers, timeout=attempts.left_s)
+            except httpx.TransportError as e:
+                outcome = e
+            if isinstance(outcome, httpx.Response) and outcome.is_success:
+                return outcome
+            await asyncio.sleep(attempts.pause_s(outcome, call.offset))
+
+
+def _embed_params(pooling: Pooling | None, normalize: bool, keep: float, dtype: str) -> dict[str, str]:
+    chosen = {} if pooling is None else {"pooling": pooling}
+    return {**chosen, "normalize": str(normalize).lower(), "keep": str(keep), "dtype": dtype}
+
+
+def _mask_params(mask_ratio: float | None, mask: Sequence[int] | None, seed: int) -> dict[str, str]:
+    params = {"seed": str(seed)}
+    if mask_ratio is not None:
+        params["mask_ratio"] = str(mask_ratio)
+    if mask is not None:
+        params["mask"] = ",".join(map(str, mask))
+    return params
+
+
+def _predictions(answer: httpx.Response) -> list[list[Prediction]]:
+    return [[Prediction(**prediction) for prediction in row] for row in answer.json()["predictions"]]
+
+
+def _reconstruction(answer: httpx.Response) -> Reconstruction:
+    told = answer.json()
+    rows, columns = told["grid"]
+    return Reconstruction(
+        **{name: b64decode(text) for name, text in told["images"].items()},
+        grid=(rows, columns),
+        mask=np.array(told["mask"], np.int64),
+        error=np.array(told["error"], np.float32),
+        mean_error=told["mean_error"],
+    )
