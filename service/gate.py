@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bundle.errors import DeadlineExceeded, MaeveError, Unavailable
 from service.errors import BadParameter, Unauthorized, classify, error_response
+from service.headers import make_table
 from service.keys import Keyring
 from service.limits import RateLimits
 from service.metrics import Metrics
@@ -33,7 +34,6 @@ OPEN = frozenset({
     "/v2/health/ready",
 })  # fmt: skip
 _CLIENT_LEFT = 499  # nobody reads it; nginx's number, for the metrics
-_HEADERS = {b"x-request-id", b"x-request-timeout-ms", b"authorization", b"x-api-key", b"traceparent", b"tracestate"}
 
 access_log = logging.getLogger("service.access")
 
@@ -104,7 +104,7 @@ class GateMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = {name: value for name, value in scope["headers"] if name in _HEADERS}
+        headers = make_table(scope)
         record = Record(scope["method"], self._ids.choose(headers.get(b"x-request-id")), _CLIENT_LEFT)
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}  # a copy: the server looks at its own, and leaves out the body
@@ -167,7 +167,8 @@ class _Passage:
         self._answered = False
         self._receive = receive
         self._send = send
-        self._watch_soon: asyncio.Handle | None = None
+        self._body_read = False
+        self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._cut = False
@@ -178,7 +179,8 @@ class _Passage:
         loop = asyncio.get_running_loop()
         scope["maeve.deadline"] = loop.time() + timeout_s
         self._task = asyncio.current_task()
-        timer = loop.call_later(timeout_s, self._expire, timeout_s)
+        # What a cache knows is answered before the loop turns, and needs neither a timer nor a task for its client
+        loop.call_soon(self._arm, loop, timeout_s)
         try:
             await app(scope, self.receive, self.send)
         except ClientDisconnect:  # while its body was being read
@@ -189,10 +191,17 @@ class _Passage:
             if self._reason is not None:
                 raise self._reason from None
         finally:
-            timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
             if self._watcher is not None:
                 self._watcher.cancel()
             self._task = None
+
+    def _arm(self, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
+        """For a request that waits for something."""
+        if self._task is not None:
+            self._timer = loop.call_later(timeout_s, self._expire, timeout_s)
+            self._start_watching()
 
     def abort(self, reason: MaeveError | None) -> None:
         """End the request, unless it is answered. `reason`: the error to answer with; None if nobody would read it."""
@@ -210,9 +219,10 @@ class _Passage:
 
     async def receive(self) -> Message:
         message = await self._receive()
-        if message["type"] == "http.request" and not message.get("more_body", False) and self._watch_soon is None:
-            # A cached result is answered before the loop turns, and needs no task that watches its client
-            self._watch_soon = asyncio.get_running_loop().call_soon(self._start_watching)
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            self._body_read = True
+            if self._timer is not None:
+                self._start_watching()
         return message
 
     async def send(self, message: Message) -> None:
@@ -234,7 +244,7 @@ class _Passage:
             yield b"connection", b"close"
 
     def _start_watching(self) -> None:
-        if self._task is not None and not self._answered:
+        if self._body_read and not self._answered and self._watcher is None:
             self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:

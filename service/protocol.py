@@ -56,6 +56,7 @@ def server_options(settings: Settings) -> dict[str, Any]:
         "ws": "none",
         "headers": [("x-content-type-options", "nosniff")],
         "server_header": False,
+        "proxy_headers": False,  # nobody asks who the client is
         "timeout_keep_alive": settings.keep_alive_s,
     }
 
@@ -106,7 +107,7 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._raw = transport
-        self._exit = _Exit(transport, self._close)
+        self._exit = _Exit(transport, self._close, self.loop)
         super().connection_made(cast("asyncio.Transport", self._exit))
         self._timer = self.loop.call_later(self.limits.io_timeout_s / _LOOKS, self._look)
         most = self.limits.connections
@@ -271,16 +272,36 @@ def _headers_too_large() -> HeadersTooLarge:
 
 
 class _Exit:
-    """The transport as uvicorn sees it, where closing is the protocol's to carry out. `lingers`: it has begun to."""
+    """The transport as uvicorn sees it. What is written in one turn of the loop, the head and the body of an answer,
+    leaves in one call of the kernel, which is what sending costs. Closing is the protocol's to carry out; `lingers`: it
+    has begun to.
+    """
 
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, close: Callable[[], None], loop: asyncio.AbstractEventLoop
+    ) -> None:
         self.lingers = False
         self._transport = transport
-        self.write = transport.write
-        self.close = close
+        self._loop = loop
+        self._parts: list[bytes] = []
+        self._close = close
         self.pause_reading = transport.pause_reading
         self.resume_reading = transport.resume_reading
         self.get_extra_info = transport.get_extra_info
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self.flush)
+        self._parts.append(data)
+
+    def flush(self) -> None:
+        if self._parts:
+            parts, self._parts = self._parts, []
+            self._transport.write(b"".join(parts))
+
+    def close(self) -> None:
+        self.flush()
+        self._close()
 
     def is_closing(self) -> bool:
         return self.lingers or self._transport.is_closing()
