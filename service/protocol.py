@@ -203,6 +203,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         response = error_response(error)
         headers = [*self.server_state.default_headers, *response.raw_headers, (b"connection", b"close")]
         lines = [name + b": " + value + b"\r\n" for name, value in headers]
+        self._exit.flush()  # what was answered before comes first
         self._raw.write(b"".join([STATUS_LINE[response.status_code], *lines, b"\r\n", response.body]))
         self._linger()
 
