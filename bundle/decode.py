@@ -6,6 +6,7 @@ palettes, CMYK and the like are converted. Sizes are (height, width) in pixels.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,12 @@ _EIGHTHS: Final = {1: 1.0, 2: 1.0, 4: 5 / 6}
 # How colour may be stored for libjpeg to give it, at a part of the size, the resolution that the brightness has: at all
 # or half of it in both directions. Stored otherwise (4:2:2, 4:1:1), it has half of that or less.
 _WHOLE_COLOUR: Final = ("444", "420", "Gray")
+
+# Every scan of a progressive JPEG goes over all of its pixels, and needs hardly a byte for it: without a bound, a file
+# of a few kB takes minutes. Encoders make about ten.
+_MAX_SCANS: Final = 64
+_SCAN = b"\xff\xda"
+_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in a scan: neither a stuffed byte nor a restart
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +93,8 @@ def decode_image(
         raise ValueError(f"channels must be one of {sorted(MODES)}, got {channels}")
     names = _candidates(data, formats, index)
     if names == ["JPEG"]:
+        if data.count(_SCAN) > _MAX_SCANS and _num_scans(data) > _MAX_SCANS:
+            raise InvalidInput(f"image {index} is a JPEG of more than {_MAX_SCANS} scans", index=index)
         picture = _decode_jpeg(data, channels, max_pixels, target, index)
         if picture is not None:
             return picture
@@ -160,6 +169,24 @@ def _eighths(size: Size, target: Size, times: int) -> int:
     """
     scale = min(size[0] / target[0], size[1] / target[1]) / times
     return next((part for part, cover in _EIGHTHS.items() if part * scale / 8 >= cover and max(size) >= 8), 8)
+
+
+def _num_scans(data: bytes) -> int:
+    """Of a JPEG, up to the end of its first picture: what cameras put behind it, a film for one, is not looked at."""
+    place, scans = 2, 0
+    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != 0xD9:
+        marker = data[place + 1]
+        if marker == 0xFF:  # padding
+            place += 1
+            continue
+        place += 2 + struct.unpack_from(">H", data, place + 2)[0]
+        if marker == 0xDA:
+            scans += 1
+            following = _MARKER.search(data, place)
+            if following is None:
+                break
+            place = following.start()
+    return scans
 
 
 def _has_app1(data: bytes) -> bool:

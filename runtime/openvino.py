@@ -81,7 +81,8 @@ class OpenVinoRuntime:
             request.infer(dict(inputs), share_inputs=False, share_outputs=True)
             return {name: request.get_tensor(name).data.copy() for name in names}
         except (RuntimeError, MemoryError) as e:  # all that its binding raises
-            error = OutOfMemory if any(sign in str(e) for sign in _NO_MEMORY) else InferenceError
+            no_memory = isinstance(e, MemoryError) or any(sign in str(e) for sign in _NO_MEMORY)
+            error = OutOfMemory if no_memory else InferenceError
             raise error(f"{graph}: {_one_line(e)}") from e
         finally:
             requests.put(request)

@@ -319,10 +319,15 @@ def _split_features(answer: Answer, asked: Inference, dim: int) -> Tensors:
 
 
 def _joined(answers: Sequence[Answer]) -> Answer:
-    """One after the other: their times add up."""
+    """Of the same images, one after the other: their times add up, and what is cached is so in all."""
     names = {name for answer in answers for name in answer.stages}
     stages = {name: sum(answer.stages.get(name, 0.0) for answer in answers) for name in names}
-    return Answer([value for answer in answers for value in answer.values], [], stages)
+    return Answer(
+        values=[value for answer in answers for value in answer.values],
+        cached=[all(each) for each in zip(*(answer.cached for answer in answers), strict=True)],
+        stages=stages,
+        stored=all(answer.stored for answer in answers),
+    )
 
 
 def _tensor(name: str, datatype: str, *shape: int) -> dict[str, Any]:

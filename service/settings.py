@@ -93,7 +93,7 @@ class Settings(BaseSettings):
         1, description="HTTP processes; more than one, or several devices, gives every device a process of its own."
     )
     stall_s: _Duration = Field(
-        30, description="A model call, or a silence of a device's process, that lasts longer counts as hung."
+        30, description="A model call, or the silence of a process among several, that lasts longer counts as hung."
     )
     engine_cache: Path | None = Field(
         None, description="Folder where TensorRT keeps its engines; empty is maeve/engines in the user's cache folder."
@@ -104,7 +104,8 @@ class Settings(BaseSettings):
     max_batch: _Count | None = Field(None, description="Most images per model call; empty lets the runtime choose.")
     decode_threads: _Size | None = Field(
         None,
-        description="Images decoded beside the model; 0 decodes on its lanes; empty is 0 on a CPU, else one per core.",
+        description="Images decoded beside the model; 0 decodes on its lanes; empty is 0 on a CPU, else one per core. "
+        "Several workers decode beside it in any case, and share this number.",
     )
     max_queue: _Count = Field(
         256, description="Images waiting or being worked on before further requests get 429; at least max_images."
@@ -126,7 +127,9 @@ class Settings(BaseSettings):
         description="Image formats that are read, separated by commas; all is whatever Pillow decodes by itself; empty "
         f"is {_DEFAULT_FORMATS} where pillow-heif is installed.",
     )
-    cache_bytes: _Size = Field(64 * 2**20, description="Memory for results in this process; 0 is no such cache.")
+    cache_bytes: _Size = Field(
+        64 * 2**20, description="Memory for results, shared out among the workers; 0 is no such cache."
+    )
     redis_url: Annotated[str, AfterValidator(_redis_url)] | None = Field(
         None,
         description="Redis that shares results between services: redis://host:6379/0, rediss:// for TLS, "

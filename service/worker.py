@@ -119,7 +119,7 @@ def share(settings: Settings) -> Settings:
 
     A request must fit into one worker, so all together may take on more than `max_queue` where workers are many.
     """
-    threads = settings.decode_threads or max(1, -(-usable_cores() // settings.workers))
+    threads = -(-(settings.decode_threads or usable_cores()) // settings.workers)
     return settings.model_copy(
         update={
             "cache_bytes": settings.cache_bytes // settings.workers,

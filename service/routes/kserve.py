@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from service import encode, kserve, kserve_shapes, schemas
 from service.call import Call, DirectRoute
+from service.headers import header
 from service.info import maeve_version
 from service.offload import by_size
 from service.options import JSON, OCTETS, Query
@@ -92,7 +93,7 @@ async def infer(request: Request) -> Response:
     call.query(Query)
     engine, manifest = call.engine, call.engine.manifest
     kserve.check_model(request.path_params, manifest)
-    body, length = await call.body(JSON, OCTETS, ""), request.headers.get(kserve.HEADER_LENGTH)
+    body, length = await call.body(JSON, OCTETS, ""), header(request.scope, kserve.HEADER_LENGTH.encode())
     asked = await by_size(len(body), partial(kserve.read_request, body, length, manifest, call.settings.max_images))
     answer, tensors = await kserve.compute(asked, engine, call.deadline, call.cache_policy)
     return await call.render(answer, partial(kserve.write_answer, asked, answer, tensors, manifest))

@@ -170,3 +170,22 @@ def test_a_corrupt_middle_is_what_pillow_makes_of_it() -> None:
         simplejpeg.decode_jpeg(bytes(data))
     pixels = preprocess(bytes(data), spec(64, 64))
     assert np.array_equal(pixels, np.asarray(Image.open(io.BytesIO(data))))
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+    """A progressive JPEG whose last scan is there a hundred times: a second for every few kB of it."""
+    plain = jpeg(picture(64, 64), progressive=True)
+    last = plain.rindex(b"\xff\xda")
+    scan = plain[last:-2]
+    for extra, refused in ((20, False), (100, True)):
+        data = plain[:-2] + scan * extra + plain[-2:]
+        if refused:
+            with pytest.raises(InvalidInput, match="image 3 is a JPEG of more than 64 scans"):
+                decode_image(data, channels=3, index=3)
+        else:
+            assert decode_image(data, channels=3).size == (64, 64)
+
+
+def test_what_a_camera_puts_behind_a_jpeg_is_not_counted_as_scans() -> None:
+    data = jpeg(picture(64, 64)) + b"\xff\xda" * 1000
+    assert decode_image(data, channels=3).size == (64, 64)
