@@ -110,6 +110,11 @@ class BoundedProtocol(HttpToolsProtocol):
         """Bytes of answers that the kernel has not taken yet, because the client has not."""
         return self._exit.waiting + self._raw.get_write_buffer_size()
 
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for a next request: the ones before were answered, and nothing of it has come."""
+        return self.cycle is not None and self.cycle.response_complete and not self._begun
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._raw = transport
         self._exit = _Exit(transport, self._close, self.loop)
@@ -165,8 +170,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = self._keeps_alive
 
     def shutdown(self) -> None:
+        """Called by uvicorn when it ends, and before that for idle connections."""
         self._keeps_alive = False
-        super().shutdown()
+        if self._begun and not self._deaf and (self.cycle is None or self.cycle.response_complete):
+            self._refuse(Unavailable("the service stopped before this request had come"))
+        else:
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         """Called by uvicorn when the parser, or a callback of it, refused what it was fed."""

@@ -82,7 +82,7 @@ class DrainingServer(uvicorn.Server):
     def _close_idle_connections(self) -> None:
         """Those that were answered and wait for a next request. One that has not sent its first yet is told no."""
         for connection in self._connections():
-            if connection.cycle is not None and connection.cycle.response_complete:
+            if connection.idle:
                 connection.shutdown()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
+import pytest
 
 from bundle.store import Bundle
 from runtime.fake import FakeRuntime
@@ -63,7 +64,9 @@ def head_of(sock: socket.socket) -> tuple[bytes, bytes]:
     """An answer's head, and what came with it."""
     raw = b""
     while b"\r\n\r\n" not in raw:
-        raw += sock.recv(256)
+        part = sock.recv(256)
+        assert part, "closed without an answer"
+        raw += part
     head, _, rest = raw.partition(b"\r\n\r\n")
     return head, rest
 
@@ -92,3 +95,35 @@ def test_a_client_that_takes_nothing_does_not_outlast_the_drain(fake_bundle: Bun
         head_of(sock)
         server.handle_exit(signal.SIGTERM, None)
         eventually(lambda: not listens(port), 5)
+
+
+@pytest.mark.parametrize("used", [True, False], ids=["a used connection", "a fresh one"])
+def test_half_a_head_is_heard_out_while_it_drains(fake_bundle: Bundle, used: bool) -> None:
+    with draining(fake_bundle, drain_s=30) as (server, port), connected(port) as sock, connected(port) as slow:
+        if used:
+            ask_whether_it_lives(sock)
+        slow.sendall(asking(1)[:-100])  # keeps it from being over at once
+        sock.sendall(b"POST /embed HTTP/1.1\r\nhost: ma")
+        eventually(lambda: server._gate.in_flight)
+        server.handle_exit(signal.SIGTERM, None)
+        time.sleep(0.3)
+        sock.sendall(b"eve\r\ncontent-length: 0\r\n\r\n")
+        assert head_of(sock)[0].startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize("used", [True, False], ids=["a used connection", "a fresh one"])
+def test_half_a_head_is_refused_at_the_end(fake_bundle: Bundle, used: bool) -> None:
+    with draining(fake_bundle, drain_s=30) as (server, port), connected(port) as sock:
+        if used:
+            ask_whether_it_lives(sock)
+        sock.sendall(b"GET /livez HTTP/1.1\r\nhost: ma")
+        eventually(lambda: any(connection._begun for connection in server._connections()))
+        server.handle_exit(signal.SIGTERM, None)
+        assert head_of(sock)[0].startswith(b"HTTP/1.1 503 ")
+
+
+def ask_whether_it_lives(sock: socket.socket) -> None:
+    sock.sendall(b"GET /livez HTTP/1.1\r\nhost: maeve\r\n\r\n")
+    head, rest = head_of(sock)
+    while len(rest) < body_bytes(head):
+        rest += sock.recv(256)
