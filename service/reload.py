@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
 from bundle.errors import MaeveError
 from bundle.store import Bundle
@@ -15,6 +18,8 @@ from service.opening import Opened, load, open_bundle, start_engine
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Reloader:
@@ -31,17 +36,19 @@ class Reloader:
         self._open = opener
         self._asked = False
         self._task: asyncio.Task[None] | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being reloaded, if only by a thread that nobody waits for any more."""
+        works = self._thread is not None and self._thread.is_alive()
+        return works or (self._task is not None and not self._task.done())
 
     def request(self) -> None:
         """Reload soon. All requests during a reload are one more after it: the folder may have changed since."""
         self._asked = True
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._reload_while_asked())
-
-    async def settled(self) -> None:
-        """Wait until nothing is being reloaded."""
-        if self._task is not None:
-            await self._task
 
     async def _reload_while_asked(self) -> None:
         while self._asked and not self._app.state.gate.draining:
@@ -59,13 +66,13 @@ class Reloader:
 
     async def _reload(self) -> bool:
         """Whether another bundle is served now."""
-        loaded = await asyncio.to_thread(load, self._settings)
+        loaded = await self._apart(lambda: load(self._settings))
         manifest, before = loaded.manifest, self._app.state.engine
         if before is not None and manifest.digest == before.manifest.digest:
             log.info("nothing to reload: %s still holds %s (%s)", self._settings.bundle, manifest.name,
                      manifest.digest[:12])  # fmt: skip
             return False
-        opened = await asyncio.to_thread(self._open, loaded, self._settings)
+        opened = await self._apart(lambda: self._open(loaded, self._settings))
         engine = await start_engine(opened, self._settings, self._metrics)
         if self._app.state.gate.draining:
             await engine.close()
@@ -75,6 +82,21 @@ class Reloader:
         del before
         settle_memory()
         return True
+
+    async def _apart(self, work: Callable[[], T]) -> T:
+        """The result of `work`, done on a thread that an end of the process need not wait for: it may take minutes."""
+        outcome: Future[T] = Future()
+        outcome.set_running_or_notify_cancel()  # from here on nobody can take it back
+
+        def run() -> None:
+            try:
+                outcome.set_result(work())
+            except Exception as e:  # noqa: BLE001 - whoever waits gets it
+                outcome.set_exception(e)
+
+        self._thread = threading.Thread(target=run, name="reload", daemon=True)
+        self._thread.start()
+        return await asyncio.wrap_future(outcome)
 
 
 def settle_memory() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import threading
@@ -28,8 +29,8 @@ class DrainingServer(uvicorn.Server):
     """SIGTERM and SIGINT drain, SIGHUP reloads the bundle.
 
     On the first signal to stop, the listening socket stays open, so that /readyz can say why nothing is taken any more,
-    and idle connections are closed. It ends when the requests in flight are done and their clients have the answers, or
-    `drain_s` is over; a second signal ends it at once.
+    and idle connections are closed. It ends when the requests in flight are done, their clients have the answers and a
+    reload is over, or after `drain_s`. A second signal ends it, and the process, at once.
     """
 
     def __init__(self, config: uvicorn.Config, gate: Gate, drain_s: float, reloader: Reloader | None = None) -> None:
@@ -63,14 +64,18 @@ class DrainingServer(uvicorn.Server):
             if late and self._gate.in_flight:
                 log.warning("%d requests in flight were cut off", self._gate.in_flight)
                 self._gate.abort()
-            self.should_exit = self.should_exit or late or not (self._gate.in_flight or self._num_unsent())
+            busy = self._gate.in_flight or self._num_unsent() or self._reloads()
+            self.should_exit = self.should_exit or late or not busy
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn once."""
-        if self._reloader is not None:
-            await self._reloader.settled()
         await super().shutdown(sockets)
+        if self.force_exit or self._reloads():
+            os._exit(0)  # not past a handler that works on, or a thread that may hang in a driver
+
+    def _reloads(self) -> bool:
+        return self._reloader is not None and self._reloader.busy
 
     def _num_unsent(self) -> int:
         """Connections whose clients still read. One that does not is closed by its protocol."""

@@ -37,7 +37,7 @@ def draining(bundle: Bundle, drain_s: float) -> Iterator[tuple[DrainingServer, i
             eventually(lambda: server.started)
             yield server, port
         finally:
-            server.should_exit = server.force_exit = True
+            server.should_exit = True
             thread.join(20)
             assert not thread.is_alive(), "the server did not stop"
 
