@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bundle.errors import MaeveError
 from bundle.store import Bundle
 from service.app import Service
 from service.metrics import Metrics
+from service.offload import detach
 from service.opening import Opened, load, open_bundle, start_engine
 from service.settings import Settings
 
@@ -36,13 +36,12 @@ class Reloader:
         self._open = opener
         self._asked = False
         self._task: asyncio.Task[None] | None = None
-        self._thread: threading.Thread | None = None
+        self._work: Future[Any] | None = None  # the newest on another thread
 
     @property
     def busy(self) -> bool:
         """Whether something is being reloaded, if only by a thread that nobody waits for any more."""
-        works = self._thread is not None and self._thread.is_alive()
-        return works or (self._task is not None and not self._task.done())
+        return any(each is not None and not each.done() for each in (self._task, self._work))
 
     def request(self) -> None:
         """Reload soon. All requests during a reload are one more after it: the folder may have changed since."""
@@ -84,18 +83,8 @@ class Reloader:
         return True
 
     async def _apart(self, work: Callable[[], T]) -> T:
-        """The result of `work`, done on a thread that an end of the process need not wait for: it may take minutes."""
-        outcome: Future[T] = Future()
-        outcome.set_running_or_notify_cancel()  # from here on nobody can take it back
-
-        def run() -> None:
-            try:
-                outcome.set_result(work())
-            except Exception as e:  # noqa: BLE001 - whoever waits gets it
-                outcome.set_exception(e)
-
-        self._thread = threading.Thread(target=run, name="reload", daemon=True)
-        self._thread.start()
+        """The result of `work`, done on another thread. An end of the process does not wait for it."""
+        self._work = outcome = detach(work, "reload")
         return await asyncio.wrap_future(outcome)
 
 
