@@ -31,6 +31,8 @@ _WIRE = np.dtype("<f4")
 _CHECKSUM_BYTES = 4
 _LAYOUT = "2"  # goes up when values are laid out or computed in another way
 _ENTRY_OVERHEAD_BYTES = 400  # key, array header and the table's slot, as measured with tracemalloc
+_BATCH = 64  # values written in one call
+_BATCH_BYTES = 2**20  # some milliseconds on a fast network
 _MAX_SHARE = 8  # no single value may take more than this fraction of the in-process cache
 
 
@@ -135,8 +137,14 @@ class CacheRefused(CacheError):
     """The store is there and takes no writes: it is full, a replica, or does not let us."""
 
 
+class CacheTimeout(CacheError):
+    """The store did not answer in time."""
+
+
 class Store(Protocol):
-    """A remote table of bytes. Every method raises CacheError, within its own time limit, when it does not answer."""
+    """A remote table of bytes. Every method raises CacheError when the store does not answer, and CacheTimeout once its
+    own time limit is over.
+    """
 
     async def read(self, keys: Sequence[str]) -> list[bytes | None]: ...
 
@@ -164,6 +172,7 @@ class RemoteConfig:
     probe_max_s: float = 15.0
     refused_s: float = 5.0
     max_waiting: int = 1024  # results waiting to be written; what comes on top is not written
+    max_waiting_bytes: int = 64 * 2**20
     max_value_bytes: int = 4 * 2**20
 
     def __post_init__(self) -> None:
@@ -173,12 +182,48 @@ class RemoteConfig:
             raise ValueError("failures and max_waiting must be at least 1")
 
 
+class _Writes:
+    """What waits to be written, bounded in number and bytes, and leaves in batches that a time limit suits."""
+
+    def __init__(self, config: RemoteConfig) -> None:
+        self._config = config
+        self._items: deque[tuple[str, bytes]] = deque()
+        self._num_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def have_room(self, num_bytes: int) -> bool:
+        """For one more value."""
+        config = self._config
+        fits = num_bytes <= config.max_value_bytes and self._num_bytes + num_bytes <= config.max_waiting_bytes
+        return fits and len(self._items) < config.max_waiting
+
+    def add(self, key: str, raw: bytes) -> None:
+        self._items.append((key, raw))
+        self._num_bytes += len(raw)
+
+    def take(self) -> list[tuple[str, bytes]]:
+        """The oldest, at least one."""
+        batch = [self._items.popleft()]
+        num_bytes = len(batch[0][1])
+        while self._items and len(batch) < _BATCH and num_bytes + len(self._items[0][1]) <= _BATCH_BYTES:
+            batch.append(self._items.popleft())
+            num_bytes += len(batch[-1][1])
+        self._num_bytes -= num_bytes
+        return batch
+
+    def clear(self) -> None:
+        self._items.clear()
+        self._num_bytes = 0
+
+
 class RemoteCache:
     """A store that may be down at the start, die and come back.
 
     Reads of one turn of the event loop travel together. Writes wait for nobody. After a few failures in a row the store
     is left alone (the circuit is open) and only a background probe asks for it, so no request pays for its absence. A
-    store that takes no writes is still read.
+    store that takes no writes, or takes long for them, is still read.
     """
 
     def __init__(self, store: Store, config: RemoteConfig | None = None, *, metrics: Metrics | None = None) -> None:
@@ -188,7 +233,7 @@ class RemoteCache:
         self._failures = 0
         self._refused_until = 0.0  # in the loop's time
         self._reads: list[tuple[str, asyncio.Future[bytes | CacheError | None]]] = []
-        self._writes: deque[tuple[str, bytes]] = deque()
+        self._writes = _Writes(self._config)
         self._tasks: set[asyncio.Task[None]] = set()
         self._probe: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
@@ -218,12 +263,11 @@ class RemoteCache:
 
     def put(self, key: str, value: Vector) -> None:
         """Write when convenient. Dropped while the store is down, far behind or takes no writes."""
-        config = self._config
-        if not self.up or len(self._writes) >= config.max_waiting or value.nbytes > config.max_value_bytes:
+        if not self.up or not self._writes.have_room(value.nbytes):
             return
         if asyncio.get_running_loop().time() < self._refused_until:
             return
-        self._writes.append((key, pack(key, value)))
+        self._writes.add(key, pack(key, value))
         if self._writer is None:
             self._writer = self._spawn(self._write())
 
@@ -258,16 +302,22 @@ class RemoteCache:
     async def _write(self) -> None:
         try:
             while self._writes and self.up:
-                batch = [self._writes.popleft() for _ in range(min(64, len(self._writes)))]
-                await self._store.write(batch)
-                self._metrics.redis_bytes("written", sum(len(value) for _, value in batch))
-                self._succeeded()
-        except CacheRefused as e:
-            self._refused(e)
-        except CacheError as e:
-            self._failed(e)
+                await self._write_batch(self._writes.take())
         finally:
             self._writer = None
+
+    async def _write_batch(self, batch: Sequence[tuple[str, bytes]]) -> None:
+        try:
+            await self._store.write(batch)
+        except CacheRefused as e:
+            self._refused(e)
+        except CacheTimeout:  # it may have been large; whether the store is gone, reads will tell
+            self._metrics.remote_errors.inc()
+        except CacheError as e:
+            self._failed(e)
+        else:
+            self._metrics.redis_bytes("written", sum(len(value) for _, value in batch))
+            self._succeeded()
 
     def _succeeded(self) -> None:
         self._failures = 0

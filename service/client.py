@@ -9,6 +9,7 @@ Letters: N images, D vector size, K patches kept, L all patches.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from base64 import b64decode
 from collections.abc import Iterable, Sequence
@@ -81,7 +82,7 @@ class Reconstruction:
 
 
 class _Base:
-    """What both clients are told. ValueError for numbers out of range."""
+    """What both clients are told. ValueError for numbers out of range, and for what is no URL of a service."""
 
     def __init__(
         self,
@@ -94,6 +95,8 @@ class _Base:
     ) -> None:
         if timeout_s <= 0 or images_per_request < 1 or requests_at_once < 1:
             raise ValueError("timeout_s must be positive, images_per_request and requests_at_once at least 1")
+        if not re.match(r"https?://[^/]", base_url, re.IGNORECASE):
+            raise ValueError(f"base_url must begin with http:// or https:// and a host, got {base_url!r}")
         self._timeout_s = timeout_s
         self._per_request = images_per_request
         self._at_once = requests_at_once

@@ -24,6 +24,7 @@ Pooling = Literal["cls", "mean", "patches"]
 Floats = NDArray[np.floating[Any]]
 
 _RETRIED = (429, 503)
+_OUR_FAULT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)  # nothing was sent, nor would be next time
 _BACKOFF_S, _BACKOFF_MAX_S = 0.1, 5.0
 _PART_BYTES = 256  # what multipart puts around an image
 _PNG_KINDS = {1: 0, 3: 2, 4: 6}  # channels -> colour type (https://www.w3.org/TR/png-3/#11IHDR)
@@ -125,7 +126,7 @@ class Attempts:
             error: ClientError = error_of(outcome, offset)
             hopeless = outcome.status_code not in _RETRIED
         else:
-            error, hopeless = Unreachable(f"{type(outcome).__name__}: {outcome}"), False
+            error, hopeless = Unreachable(f"{type(outcome).__name__}: {outcome}"), isinstance(outcome, _OUR_FAULT)
         asked_s = _retry_after_s(outcome) if isinstance(outcome, httpx.Response) else None
         if asked_s is None:
             asked_s = min(_BACKOFF_MAX_S, _BACKOFF_S * 2**self._failed)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from urllib.parse import urljoin, urlsplit
 import h11
 
 from bundle.errors import InvalidInput, TooLarge
+from service.names import LookUps
 from service.settings import Settings
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -26,6 +26,7 @@ _URL_CHARS = 2048
 _NUM_REDIRECTS = 3
 _NUM_ADDRESSES = 3  # of a name, tried one after the other
 _CONCURRENCY = 16  # fetches at once, of all requests
+_LOOK_UPS = LookUps(8 * _CONCURRENCY)  # the system waits for a name server many times as long as a fetch may take
 _READ_BYTES = 64 * 2**10
 _REDIRECTS = {301, 302, 303, 307, 308}
 # What `is_global` takes for public though packets may end inside: translated, tunnelled and compatible addresses, which
@@ -50,12 +51,6 @@ def is_public(address: Address) -> bool:
 def is_url(text: str) -> bool:
     """Whether a string where base64 may stand is meant as a URL; no base64 holds a colon."""
     return text[:8].lower().startswith(("https://", "http://"))
-
-
-async def system_resolver(host: str, port: int) -> list[str]:
-    """The addresses of a name, as the system knows them. OSError if there are none."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,7 @@ class Fetcher:
         *,
         max_bytes: int,
         timeout_s: float,
-        resolve: Resolve = system_resolver,
+        resolve: Resolve = _LOOK_UPS.addresses,
         allow: Callable[[Address], bool] = is_public,
         ports: Collection[int] = (443,),
         tls: ssl.SSLContext | None = None,

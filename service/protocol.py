@@ -63,7 +63,7 @@ def server_options(settings: Settings) -> dict[str, Any]:
 
 def bounded_protocol(limits: Limits) -> type[HttpToolsProtocol]:
     """A class, because uvicorn makes the instances."""
-    return type("BoundedProtocol", (_BoundedProtocol,), {"limits": limits})
+    return type("BoundedProtocol", (BoundedProtocol,), {"limits": limits})
 
 
 def _most_connections() -> int:
@@ -72,8 +72,8 @@ def _most_connections() -> int:
     return _CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(_CONNECTIONS, soft - _OTHER_FILES))
 
 
-class _BoundedProtocol(HttpToolsProtocol):
-    """One connection.
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection; `bounded_protocol` says within which limits.
 
     A request is awaited (`_awaited_since`) from the connection's first moment, or its own first byte, to the end of its
     headers; between two requests uvicorn's keep-alive timer counts. While the rest of a body is outstanding (`_unread`)
@@ -104,6 +104,16 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._owed = 0  # bytes of answers not taken, when the client last took enough
         self._owed_since = self._awaited_since
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of answers that the kernel has not taken yet, because the client has not."""
+        return self._exit.waiting + self._raw.get_write_buffer_size()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for a next request: the ones before were answered, and nothing of it has come."""
+        return self.cycle is not None and self.cycle.response_complete and not self._begun
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._raw = transport
@@ -160,8 +170,12 @@ class _BoundedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = self._keeps_alive
 
     def shutdown(self) -> None:
+        """Called by uvicorn when it ends, and before that for idle connections."""
         self._keeps_alive = False
-        super().shutdown()
+        if self._begun and not self._deaf and (self.cycle is None or self.cycle.response_complete):
+            self._refuse(Unavailable("the service stopped before this request had come"))
+        else:
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         """Called by uvicorn when the parser, or a callback of it, refused what it was fed."""
@@ -294,6 +308,11 @@ class _Exit:
         if not self._parts:
             self._loop.call_soon(self.flush)
         self._parts.append(data)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes written in this turn."""
+        return sum(map(len, self._parts))
 
     def flush(self) -> None:
         if self._parts:

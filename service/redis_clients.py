@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any
 
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
@@ -14,9 +10,11 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelManagedConnection
 from redis.backoff import NoBackoff
 
+from service.names import LookUps
 from service.redis_url import RedisAddress
 
 _NO_TIMEOUTS: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
+_LOOK_UPS = LookUps(32)
 
 
 def connect(address: RedisAddress) -> tuple[Redis | RedisCluster, Sentinel | None]:
@@ -58,16 +56,13 @@ def _cluster(address: RedisAddress, options: dict[str, Any], plain: type[_NamedC
 
 
 class _NamedConnection(Connection):
-    """Looks its host's name up in a way that can be given up.
-
-    uvloop goes on with a look-up that was cancelled, and logs its error as one that nobody waited for.
-    """
+    """Looks its host's name up in a way that can be given up."""
 
     _address = ""
 
     async def _connect(self) -> None:
         error: OSError | None = None
-        for address in await _addresses(self.host, self.port):
+        for address in await _LOOK_UPS.addresses(self.host, self.port):
             self._address = address
             try:
                 await super()._connect()  # type: ignore[no-untyped-call]
@@ -92,17 +87,3 @@ class _MasterConnection(SentinelManagedConnection, _NamedConnection):
 
 class _TlsMasterConnection(SentinelManagedConnection, _TlsConnection):
     pass
-
-
-async def _addresses(host: str, port: int) -> list[str]:
-    """Numeric, without repetitions, in the system's order. OSError if there are none."""
-    lookup = asyncio.get_running_loop().run_in_executor(
-        _look_ups(), lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    )
-    return list(dict.fromkeys(str(info[4][0]) for info in await lookup))
-
-
-@lru_cache(maxsize=1)
-def _look_ups() -> ThreadPoolExecutor:
-    """One thread: a name server that is silent for seconds must not take those that others work on."""
-    return ThreadPoolExecutor(1, thread_name_prefix="redis-names")

@@ -12,7 +12,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 from bundle.errors import CacheError
-from service.cache import CacheRefused
+from service.cache import CacheRefused, CacheTimeout
 from service.redis_clients import connect
 from service.redis_url import parse_redis_url
 
@@ -73,6 +73,6 @@ class RedisStore:
             async with asyncio.timeout(self._timeout_s), self._calls:
                 yield
         except TimeoutError as e:
-            raise CacheError(f"Redis did not answer within {self._timeout_s * 1000:.0f} ms") from e
+            raise CacheTimeout(f"Redis did not answer within {self._timeout_s * 1000:.0f} ms") from e
         except Exception as e:  # whatever listens there, and whatever the client makes of it
             raise CacheError(f"Redis: {e}") from e

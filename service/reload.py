@@ -6,15 +6,20 @@ import asyncio
 import gc
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from bundle.errors import MaeveError
 from bundle.store import Bundle
 from service.app import Service
 from service.metrics import Metrics
+from service.offload import detach
 from service.opening import Opened, load, open_bundle, start_engine
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Reloader:
@@ -31,17 +36,18 @@ class Reloader:
         self._open = opener
         self._asked = False
         self._task: asyncio.Task[None] | None = None
+        self._work: Future[Any] | None = None  # the newest on another thread
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being reloaded, if only by a thread that nobody waits for any more."""
+        return any(each is not None and not each.done() for each in (self._task, self._work))
 
     def request(self) -> None:
         """Reload soon. All requests during a reload are one more after it: the folder may have changed since."""
         self._asked = True
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._reload_while_asked())
-
-    async def settled(self) -> None:
-        """Wait until nothing is being reloaded."""
-        if self._task is not None:
-            await self._task
 
     async def _reload_while_asked(self) -> None:
         while self._asked and not self._app.state.gate.draining:
@@ -59,13 +65,13 @@ class Reloader:
 
     async def _reload(self) -> bool:
         """Whether another bundle is served now."""
-        loaded = await asyncio.to_thread(load, self._settings)
+        loaded = await self._apart(lambda: load(self._settings))
         manifest, before = loaded.manifest, self._app.state.engine
         if before is not None and manifest.digest == before.manifest.digest:
             log.info("nothing to reload: %s still holds %s (%s)", self._settings.bundle, manifest.name,
                      manifest.digest[:12])  # fmt: skip
             return False
-        opened = await asyncio.to_thread(self._open, loaded, self._settings)
+        opened = await self._apart(lambda: self._open(loaded, self._settings))
         engine = await start_engine(opened, self._settings, self._metrics)
         if self._app.state.gate.draining:
             await engine.close()
@@ -75,6 +81,11 @@ class Reloader:
         del before
         settle_memory()
         return True
+
+    async def _apart(self, work: Callable[[], T]) -> T:
+        """The result of `work`, done on another thread. An end of the process does not wait for it."""
+        self._work = outcome = detach(work, "reload")
+        return await asyncio.wrap_future(outcome)
 
 
 def settle_memory() -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import threading
 import time
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
 from service.app import Service
 from service.gate import Gate
-from service.protocol import server_options
+from service.protocol import BoundedProtocol, server_options
 from service.reload import Reloader, settle_memory
 from service.settings import Settings
 
@@ -27,8 +29,8 @@ class DrainingServer(uvicorn.Server):
     """SIGTERM and SIGINT drain, SIGHUP reloads the bundle.
 
     On the first signal to stop, the listening socket stays open, so that /readyz can say why nothing is taken any more,
-    and idle connections are closed. It ends when the requests in flight are done or `drain_s` is over; a second signal
-    ends it at once.
+    and idle connections are closed. It ends when the requests in flight are done, their clients have the answers and a
+    reload is over, or after `drain_s`. A second signal ends it, and the process, at once.
     """
 
     def __init__(self, config: uvicorn.Config, gate: Gate, drain_s: float, reloader: Reloader | None = None) -> None:
@@ -62,20 +64,30 @@ class DrainingServer(uvicorn.Server):
             if late and self._gate.in_flight:
                 log.warning("%d requests in flight were cut off", self._gate.in_flight)
                 self._gate.abort()
-            self.should_exit = self.should_exit or late or not self._gate.in_flight
+            busy = self._gate.in_flight or self._num_unsent() or self._reloads()
+            self.should_exit = self.should_exit or late or not busy
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn once."""
-        if self._reloader is not None:
-            await self._reloader.settled()
         await super().shutdown(sockets)
+        if self.force_exit or self._reloads():
+            os._exit(0)  # not past a handler that works on, or a thread that may hang in a driver
+
+    def _reloads(self) -> bool:
+        return self._reloader is not None and self._reloader.busy
+
+    def _num_unsent(self) -> int:
+        """Connections whose clients still read. One that does not is closed by its protocol."""
+        return sum(connection.unsent > 0 for connection in self._connections())
+
+    def _connections(self) -> list[BoundedProtocol]:
+        return cast("list[BoundedProtocol]", list(self.server_state.connections))
 
     def _close_idle_connections(self) -> None:
         """Those that were answered and wait for a next request. One that has not sent its first yet is told no."""
-        for connection in list(self.server_state.connections):
-            cycle = getattr(connection, "cycle", None)
-            if cycle is not None and cycle.response_complete:
+        for connection in self._connections():
+            if connection.idle:
                 connection.shutdown()
 
 

@@ -15,6 +15,7 @@ from service.cache import (
     USE,
     CachePolicy,
     CacheRefused,
+    CacheTimeout,
     MemoryCache,
     RemoteCache,
     RemoteConfig,
@@ -114,6 +115,7 @@ class Table:
         self.values: dict[str, bytes] = {}
         self.broken = False
         self.full = False
+        self.slow = False  # for writes
         self.reads: list[list[str]] = []
         self.writes: list[int] = []
         self.pings = 0
@@ -130,6 +132,8 @@ class Table:
         await self._answer()
         if self.full:
             raise CacheRefused("full")
+        if self.slow:
+            raise CacheTimeout("slow")
         self.values.update(items)
 
     async def ping(self) -> None:
@@ -316,6 +320,39 @@ async def test_writes_that_pile_up_are_dropped() -> None:
         await until(lambda: len(table.values) >= 5)
         await asyncio.sleep(0.01)
     assert set(table.values) == {"first", "0", "1", "2", "3"}
+
+
+async def test_large_writes_are_few_at_a_time_and_bounded_in_bytes() -> None:
+    table = Table()
+    large = vector(1, 100_000)  # 400 kB
+    async with remote(table, RemoteConfig(max_waiting_bytes=2_100_000)) as cache:
+        table.gate.clear()
+        cache.put("first", large)
+        await until(lambda: table.writes)
+        for i in range(10):
+            cache.put(str(i), large)
+        cache.put("small", vector(1))
+        table.gate.set()
+        await until(lambda: len(table.values) >= 7)
+        assert set(table.values) == {"first", "0", "1", "2", "3", "4", "small"}
+        assert table.writes == [1, 2, 2, 2]
+        table.gate.clear()
+        for i in range(5):
+            cache.put(f"more {i}", large)  # the room is free again
+        table.gate.set()
+        await until(lambda: len(table.values) == 12)
+
+
+async def test_writes_that_take_too_long_cost_no_reads() -> None:
+    table = Table()
+    table.values["known"] = pack("known", vector(2))
+    table.slow = True
+    async with remote(table, RemoteConfig(failures=1)) as cache:
+        for i in range(200):
+            cache.put(str(i), vector(i))
+        await until(lambda: sum(table.writes) == 200)  # each batch was tried
+        assert cache.up
+        assert await cache.get("known", 8) is not None
 
 
 async def test_closing_ends_reads_that_hang_as_misses() -> None:

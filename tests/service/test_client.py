@@ -268,6 +268,28 @@ def test_nobody_there_is_unreachable() -> None:
     assert isinstance(caught.value, ClientError)
 
 
+@pytest.mark.parametrize("url", ["localhost:8000", "127.0.0.1:8000", "ftp://localhost", "/embed", "http://", ""])
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_what_is_no_url_is_refused_at_once(kind: type[Client | AsyncClient], url: str) -> None:
+    with pytest.raises(ValueError, match=rf"must begin with http:// or https:// and a host, got '{url}'"):
+        kind(url)
+
+
+def test_what_cannot_be_sent_is_not_tried_again(served: Served) -> None:
+    start = time.monotonic()
+    with Client(served.url, api_key="two\nlines") as client, pytest.raises(Unreachable, match="LocalProtocolError"):
+        client.info()
+    assert time.monotonic() - start < 5
+
+
+async def test_the_async_client_does_not_try_it_again_either(served: Served) -> None:
+    start = time.monotonic()
+    async with AsyncClient(served.url, api_key="two\nlines") as client:
+        with pytest.raises(Unreachable, match="LocalProtocolError"):
+            await client.info()
+    assert time.monotonic() - start < 5
+
+
 INFO: Any = (200, {}, b'{"limits": {"max_images": 64, "max_body_bytes": 1000000}}')
 VECTOR = (200, {"maeve-shape": "1,2", "maeve-dtype": "float32"}, np.array([1, 2], "<f4").tobytes())
 

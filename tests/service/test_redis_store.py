@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 
+import numpy as np
 import pytest
 
 from bundle.errors import CacheError
+from service.cache import RemoteCache
 from service.redis_store import RedisStore
+from service.settings import Settings
 from tests.service.helpers import RedisServer
 
 TIMEOUT_S = 0.2
@@ -61,3 +65,17 @@ async def test_one_that_hangs_costs_the_timeout_and_leaves_no_stale_answer(redis
     redis.process.send_signal(signal.SIGCONT)
     assert await table.read(["b"]) == [b"second"]  # not the late answer to the read before
     await table.close()
+
+
+async def test_many_large_results_are_all_stored_in_the_default_time(redis: RedisServer) -> None:
+    redis.start()
+    table = RedisStore(redis.url, timeout_s=Settings().redis_timeout_ms / 1000, ttl_s=100, prefix="test")
+    cache = RemoteCache(table)
+    value = np.arange(200_000, dtype=np.float32)  # 800 kB: all patches of an image
+    async with asyncio.timeout(20):
+        while await table._client.dbsize() < 48:
+            for i in range(48):  # again, should this machine have paused in the middle of one
+                cache.put(str(i), value)
+            await asyncio.sleep(0.3)
+            assert cache.up
+    await cache.close()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -192,6 +193,43 @@ def test_a_drain_closes_connections_and_refuses_new_ones_with_a_reason(link: Pat
             assert (answer.status_code, answer.headers["connection"]) == (200, "close")
         assert service.process.wait(10) == 0
         idle.close()
+
+
+@pytest.mark.parametrize(
+    ("drain_s", "signals", "most_s"), [("1", 1, 6), ("60", 2, 4)], ids=["the drain is over", "a second signal"]
+)
+def test_a_reload_that_hangs_does_not_keep_the_process(
+    link: Path, tmp_path: Path, drain_s: str, signals: int, most_s: float
+) -> None:
+    endless = tmp_path / "endless"
+    endless.mkdir()
+    os.mkfifo(endless / "manifest.json")
+    with running(link, tmp_path, "--drain-s", drain_s) as service:
+        point(link, endless)
+        service.hang_up()
+        with write_nothing(endless / "manifest.json"):
+            for _ in range(signals):
+                service.process.terminate()
+                time.sleep(0.3)
+            assert service.process.wait(most_s) == 0
+        assert "Traceback" not in service.log.read_text()
+
+
+@contextmanager
+def write_nothing(pipe: Path) -> Iterator[None]:
+    """From when there is a reader on; it waits until this ends."""
+    writer: list[int] = []
+
+    def is_read() -> bool:
+        with suppress(OSError):
+            writer.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(writer)
+
+    eventually(is_read)
+    try:
+        yield
+    finally:
+        os.close(writer[0])
 
 
 def slowly(image: bytes) -> Iterator[bytes]:
