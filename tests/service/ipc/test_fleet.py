@@ -11,12 +11,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bundle.store import Bundle
-from tests.service.helpers import eventually, make_bundle, photo
+from tests.service.helpers import eventually, make_bundle, photo, serving_fake
 from tests.service.ipc.helpers import ROOT, Fleet, alive, expected, fleet, load
 
 
@@ -41,6 +44,10 @@ def served(link: Path, short_folder: Path) -> Iterator[Fleet]:
         yield served
 
 
+def tensor(name: str, datatype: str, array: NDArray[Any]) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": array.shape, "data": array.ravel().tolist()}
+
+
 def turn(link: Path, target: Path) -> None:
     fresh = link.with_name("fresh")
     fresh.symlink_to(target)
@@ -55,6 +62,24 @@ def test_every_worker_gives_the_vectors_of_one_process(served: Fleet, fake_bundl
         np.testing.assert_array_equal(np.frombuffer(answer.content, "<f4"), expected(fake_bundle, image))
         answerers.add(served.processes()["answered_by"])
     assert answerers <= {"http-0", "http-1"}
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["pixels", "ids_keep"])
+def test_tensors_are_those_of_one_process(served: Fleet, fake_bundle: Bundle, masked: bool) -> None:
+    """Every output of the v2 protocol, alone and together."""
+    squares = np.random.default_rng(5).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    inputs = [tensor("pixels", "UINT8", squares)]
+    names = ["cls", "mean", "tokens"]
+    if masked:
+        inputs.append(tensor("ids_keep", "INT64", np.array([[1, 5, 9], [0, 2, 15]])))
+    else:
+        names.append("logits")
+    with serving_fake(fake_bundle, cache_bytes=0) as (single, _):
+        for outputs in ([], *([name] for name in names), names):
+            asked = {"inputs": inputs, "outputs": [{"name": name} for name in outputs]}
+            want = single.http.post("/v2/models/fake/infer", json=asked)
+            answer = httpx.post(f"{served.url}/v2/models/fake/infer", json=asked, timeout=20)
+            assert (answer.status_code, answer.json()["outputs"]) == (200, want.json()["outputs"]), outputs
 
 
 def test_a_killed_device_costs_only_what_it_had_in_hand(served: Fleet, fake_bundle: Bundle) -> None:
