@@ -153,6 +153,13 @@ class Engine:
         except InvalidInput as e:
             raise BadParameter(str(e), param="mask") from e
 
+    @property
+    def stalled_s(self) -> float:
+        """Seconds that the longest of the calls now running has taken, the model's or a decoder's; infinite once a
+        thread has died.
+        """
+        return max(self.device.stalled_s, 0.0 if self._decoders is None else self._decoders.stalled_s)
+
     async def offload(self, work: Callable[[], T]) -> T:
         """Run what would hold up the event loop on another thread."""
         return await asyncio.get_running_loop().run_in_executor(self._renderers, work)
@@ -330,7 +337,7 @@ class Engine:
             "maeve_batch_cap", "Most images per model call, of the operation that may have fewest.", cap, across="min"
         )
         watch("maeve_device_ready", "1 while what is sent to the device is computed.", ready, across="min")
-        watch("maeve_device_call_seconds", "Age of the oldest model call that runs.", self._stalled_s, across="max")
+        watch("maeve_device_call_seconds", "Age of the oldest model call that runs.", self._call_s, across="max")
         threads = 0 if self._decoders is None else self._decoders.threads
         watch("maeve_decode_threads", "Threads that decode images beside the model.", lambda: threads)
         watch("maeve_cache_bytes", "Memory taken by results in this process.", lambda: self.memory.num_bytes)
@@ -341,7 +348,7 @@ class Engine:
     def _batch_cap(self) -> int:
         return min(info.max_batch for info in self.device.infos)
 
-    def _stalled_s(self) -> float:
+    def _call_s(self) -> float:
         return self.device.stalled_s
 
 

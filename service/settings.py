@@ -93,7 +93,7 @@ class Settings(BaseSettings):
         1, description="HTTP processes; more than one, or several devices, gives every device a process of its own."
     )
     stall_s: _Duration = Field(
-        30, description="A model call, or a silence of a device's process, that lasts longer counts as hung."
+        30, description="A model call, a decoding, or a silence of a process, that lasts longer counts as hung."
     )
     engine_cache: Path | None = Field(
         None, description="Folder where TensorRT keeps its engines; empty is maeve/engines in the user's cache folder."

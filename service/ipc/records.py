@@ -103,7 +103,7 @@ def unpack_attach(record: bytes) -> Attach:
 
 
 def unpack_order(record: bytes) -> Submit | Cancel:
-    """What a worker sent. ProtocolError for what no worker says. Whether the bundle has the program is another matter."""
+    """What a worker sent. ProtocolError for what no worker says; whether the bundle has the program is left open."""
     kind, operation, features, slot, job, num_keep, deadline = _TO_DEVICE.unpack(record)
     if kind == _CANCEL:
         return Cancel(slot, job)
