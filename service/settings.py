@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     workers: _Count = Field(
         1, description="HTTP processes; more than one, or several devices, gives every device a process of its own."
     )
-    stall_s: _Duration = Field(
+    stall_s: Annotated[float, Field(ge=1)] = Field(
         30, description="A model call, a decoding, or a silence of a process, that lasts longer counts as hung."
     )
     engine_cache: Path | None = Field(
