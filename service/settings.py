@@ -211,6 +211,12 @@ class Settings(BaseSettings):
         """Whether devices run in processes of their own."""
         return self.workers > 1 or len(self.device_names) > 1
 
+    def bundle_folder(self) -> Path:
+        """Where the bundle's path leads now, settled once: a link that is turned to another folder meanwhile must not
+        mix two bundles. Unchanged if nothing is there: an error should name what was asked for.
+        """
+        return self.bundle.resolve() if self.bundle.exists() else self.bundle
+
     def on_device(self, name: str) -> Settings:
         """For the process of one device."""
         return self.model_copy(update={"device": name, "devices": None})
