@@ -25,6 +25,7 @@ from service.ipc.child import Start, beat, begin, next_message
 from service.ipc.devices import Devices
 from service.ipc.framing import Control, Message
 from service.metrics import Metrics
+from service.reload import settle_memory
 from service.server import make_server
 from service.settings import Settings
 
@@ -116,6 +117,7 @@ class Worker:
         # From here on the switch ends by itself, also when the next one is asked for meanwhile
         adopting = asyncio.create_task(self.app.adopt(engine))
         await asyncio.shield(adopting)
+        settle_memory()
         control.send({"type": "adopted", "generation": message["generation"]})
 
 
