@@ -83,6 +83,11 @@ class DecodePool:
             if not future.cancelled() and future.exception() is None:
                 self._batcher.give_back(operation)
 
+    @property
+    def stalled_s(self) -> float:
+        """Seconds that the longest of the decodings now running has taken; infinite once a thread has died."""
+        return self._batcher.longest_call_s if self._batcher.alive else float("inf")
+
     async def close(self, *, patience_s: float = float("inf")) -> None:
         """As Batcher.close."""
         await self._batcher.close(patience_s=patience_s)

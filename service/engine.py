@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import partial
 from hashlib import sha256
 from typing import Literal, TypeVar
 
@@ -39,6 +39,7 @@ from service.settings import Settings
 
 T = TypeVar("T")
 
+_MOST_JOBS = 256  # that are kept made: clients ask for the same few over and over
 _RENDERERS = 4  # threads for large answers; more would take cores from the model
 
 Source = Literal["memory", "redis", "flight", "computed"]
@@ -97,7 +98,7 @@ class Engine:
         self._stall_s = settings.stall_s
         self._decoders = None if device.decodes else self._open_decoders(settings)
         self._renderers = ThreadPoolExecutor(min(_RENDERERS, usable_cores()), thread_name_prefix="render")
-        self._embed_job = lru_cache(maxsize=256)(self._make_embed_job)
+        self._embed_jobs: dict[tuple[tuple[FeatureName, ...], float], _Job] = {}
         self.memory = MemoryCache(settings.cache_bytes)
         self.remote = None if settings.redis_url is None else _remote(settings.redis_url, settings, metrics)
         self._flights: Flights[Outcome] = Flights()
@@ -153,6 +154,13 @@ class Engine:
         except InvalidInput as e:
             raise BadParameter(str(e), param="mask") from e
 
+    @property
+    def stalled_s(self) -> float:
+        """Seconds that the longest of the calls now running has taken, the model's or a decoder's; infinite once a
+        thread has died.
+        """
+        return max(self.device.stalled_s, 0.0 if self._decoders is None else self._decoders.stalled_s)
+
     async def offload(self, work: Callable[[], T]) -> T:
         """Run what would hold up the event loop on another thread."""
         return await asyncio.get_running_loop().run_in_executor(self._renderers, work)
@@ -173,9 +181,15 @@ class Engine:
         if self.remote is not None:
             await self.remote.close()
 
-    def _make_embed_job(self, poolings: tuple[FeatureName, ...], keep: float) -> _Job:
-        ids = keep_ids(self.manifest.model.num_patches, keep)
-        return self._job(Program("embed", len(ids), poolings), ids, None, *poolings)
+    def _embed_job(self, poolings: tuple[FeatureName, ...], keep: float) -> _Job:
+        job = self._embed_jobs.get((poolings, keep))
+        if job is None:
+            ids = keep_ids(self.manifest.model.num_patches, keep)
+            job = self._job(Program("embed", len(ids), poolings), ids, None, *poolings)
+            if len(self._embed_jobs) == _MOST_JOBS:
+                del self._embed_jobs[next(iter(self._embed_jobs))]  # the oldest
+            self._embed_jobs[poolings, keep] = job
+        return job
 
     def _job(
         self, program: Program, ids_keep: NDArray[np.int64], ids_restore: NDArray[np.int64] | None, *params: str
@@ -299,11 +313,7 @@ class Engine:
 
     def _open_decoders(self, settings: Settings) -> DecodePool:
         threads = usable_cores() if settings.decode_threads is None else max(1, settings.decode_threads)
-        return DecodePool(self._decoder, threads=threads, ahead=self._images_ahead)
-
-    def _images_ahead(self) -> int:
-        """Those of the calls that run, and as many for the next ones."""
-        return 2 * sum(info.lanes * info.max_batch for info in self.device.infos)
+        return DecodePool(self._decoder, threads=threads, ahead=partial(_images_ahead, self.device))
 
     def _account(self, program: Program, outcomes: Sequence[Outcome], policy: CachePolicy) -> Answer:
         stages: dict[str, float] = {}
@@ -330,7 +340,7 @@ class Engine:
             "maeve_batch_cap", "Most images per model call, of the operation that may have fewest.", cap, across="min"
         )
         watch("maeve_device_ready", "1 while what is sent to the device is computed.", ready, across="min")
-        watch("maeve_device_call_seconds", "Age of the oldest model call that runs.", self._stalled_s, across="max")
+        watch("maeve_device_call_seconds", "Age of the oldest model call that runs.", self._call_s, across="max")
         threads = 0 if self._decoders is None else self._decoders.threads
         watch("maeve_decode_threads", "Threads that decode images beside the model.", lambda: threads)
         watch("maeve_cache_bytes", "Memory taken by results in this process.", lambda: self.memory.num_bytes)
@@ -341,8 +351,13 @@ class Engine:
     def _batch_cap(self) -> int:
         return min(info.max_batch for info in self.device.infos)
 
-    def _stalled_s(self) -> float:
+    def _call_s(self) -> float:
         return self.device.stalled_s
+
+
+def _images_ahead(device: Device) -> int:
+    """Those of the calls that run, and as many for the next ones."""
+    return 2 * sum(info.lanes * info.max_batch for info in device.infos)
 
 
 def _remote(url: str, settings: Settings, metrics: Metrics) -> RemoteCache:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -48,10 +47,8 @@ class Opened:
 
 
 def load(settings: Settings) -> Bundle:
-    """The bundle as it is now. Where the path leads is settled once: a link that is turned to another folder meanwhile
-    must not mix two bundles. BundleError as from load_bundle.
-    """
-    return load_bundle(_settled(settings.bundle))
+    """The bundle as it is now. BundleError as from load_bundle."""
+    return load_bundle(settings.bundle_folder())
 
 
 def open_bundle(bundle: Bundle, settings: Settings, runtime: Runtime | None = None) -> Opened:
@@ -146,8 +143,3 @@ def _everyday(manifest: Manifest) -> list[tuple[Program, Item]]:
         item = Item(pixels, masking.ids_keep, masking.ids_restore)
         everyday.append((Program("reconstruct", len(masking.ids_keep)), item))
     return everyday
-
-
-def _settled(path: Path) -> Path:
-    """Unchanged if nothing is there: the error should name what was asked for."""
-    return path.resolve() if path.exists() else path

@@ -14,12 +14,14 @@ def why_not_alive(engine: Engine | None, settings: Settings) -> str | None:
     """None while this process can do work; else why only a new start can help. It answers, so its event loop runs."""
     if engine is None:
         return None
-    stalled_s = engine.device.stalled_s
+    at_device = engine.device.stalled_s > settings.stall_s
+    stalled_s = engine.device.stalled_s if at_device else engine.stalled_s
+    if stalled_s <= settings.stall_s:
+        return None
     if stalled_s == float("inf"):
-        return f"a thread that runs the model on {_devices(engine)} has died"
-    if stalled_s > settings.stall_s:
-        return f"a model call on {_devices(engine)} has not ended for {stalled_s:.0f} s, more than MAEVE_STALL_S"
-    return None
+        return f"a thread that {f'runs the model on {_devices(engine)}' if at_device else 'decodes images'} has died"
+    call = f"a model call on {_devices(engine)}" if at_device else "the decoding of an image"
+    return f"{call} has not ended for {stalled_s:.0f} s, more than MAEVE_STALL_S"
 
 
 def why_not_ready(

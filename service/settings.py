@@ -92,8 +92,8 @@ class Settings(BaseSettings):
     workers: _Count = Field(
         1, description="HTTP processes; more than one, or several devices, gives every device a process of its own."
     )
-    stall_s: _Duration = Field(
-        30, description="A model call, or the silence of a process among several, that lasts longer counts as hung."
+    stall_s: Annotated[float, Field(ge=1)] = Field(
+        30, description="A model call, a decoding, or a silence of a process, that lasts longer counts as hung."
     )
     engine_cache: Path | None = Field(
         None, description="Folder where TensorRT keeps its engines; empty is maeve/engines in the user's cache folder."
@@ -213,6 +213,12 @@ class Settings(BaseSettings):
     def has_device_processes(self) -> bool:
         """Whether devices run in processes of their own."""
         return self.workers > 1 or len(self.device_names) > 1
+
+    def bundle_folder(self) -> Path:
+        """Where the bundle's path leads now, settled once: a link that is turned to another folder meanwhile must not
+        mix two bundles. Unchanged if nothing is there: an error should name what was asked for.
+        """
+        return self.bundle.resolve() if self.bundle.exists() else self.bundle
 
     def on_device(self, name: str) -> Settings:
         """For the process of one device."""

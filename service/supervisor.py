@@ -128,11 +128,12 @@ class _Supervisor:
 
     async def _serve(self) -> None:
         """For ever, or until it turns out that it cannot be done."""
-        bundle = await asyncio.to_thread(load_bundle, self._settings.bundle.resolve())
+        bundle = await asyncio.to_thread(load_bundle, self._settings.bundle_folder())
         for listener in self._sockets:
             listener.listen(_BACKLOG)
         log.info("listening on %s", urls(self._settings, self._sockets))
         first = self._next = self._generation(bundle)
+        self._start_devices(first)
         self._workers = [self._worker(i) for i in range(self._settings.workers)]
         await asyncio.gather(first.proven(), *(worker.proven for worker in self._workers))
         self._switch_to(first)
@@ -148,19 +149,23 @@ class _Supervisor:
             except MaeveError as e:
                 self._metrics.reloaded("refused")
                 log.error("the bundle is not switched: %s", e)
+            except Exception:
+                self._metrics.reloaded("refused")
+                log.exception("the bundle is not switched")
 
     async def _reload_bundle(self) -> bool:
         """Whether another bundle is served now. BundleError or RuntimeUnavailable if the new one cannot be served; then
-        the old one goes on.
+        the old one goes on, as it does after any other error.
         """
         before = self._current
         assert before is not None
-        bundle = await asyncio.to_thread(load_bundle, self._settings.bundle.resolve())
+        bundle = await asyncio.to_thread(load_bundle, self._settings.bundle_folder())
         if bundle.manifest.digest == before.bundle.manifest.digest:
             log.info("the bundle is the one that is served already")
             return False
         after = self._next = self._generation(bundle)
         try:
+            self._start_devices(after)
             await after.proven()
         except BaseException:
             self._next = None
@@ -212,20 +217,21 @@ class _Supervisor:
         self._stop.set()
 
     def _generation(self, bundle: Bundle) -> _Generation:
-        """Start its devices."""
         self._numbers += 1
-        generation = _Generation(self._numbers, bundle)
+        return _Generation(self._numbers, bundle)
+
+    def _start_devices(self, generation: _Generation) -> None:
+        """OSError where a socket cannot be made; what was begun before is the generation's to end."""
         names = self._settings.device_names
         for i, device in enumerate(names):
             path = self._folder / f"device-{generation.number}-{i}"
             listener = socket.socket(socket.AF_UNIX)
-            listener.bind(str(path))
-            listener.listen(_BACKLOG)
             generation.listeners.append(listener)
             generation.paths.append(path)
+            listener.bind(str(path))
+            listener.listen(_BACKLOG)
             name = f"device-{device}" + (f"-{i}" if names.count(device) > 1 else "")
             generation.devices.append(self._device(name, device, generation, listener))
-        return generation
 
     def _device(self, name: str, device: str, generation: _Generation, listener: socket.socket) -> Keeper:
         start = {

@@ -25,6 +25,7 @@ from service.ipc.child import Start, beat, begin, next_message
 from service.ipc.devices import Devices
 from service.ipc.framing import Control, Message
 from service.metrics import Metrics
+from service.reload import settle_memory
 from service.server import make_server
 from service.settings import Settings
 
@@ -59,7 +60,7 @@ class Worker:
         if serve is not None:
             await self._serve(control, serve)
             await asyncio.wait([task for task in (self._connecting,) if task], timeout=_MEET_S)
-        tasks = [asyncio.create_task(beat(control, lambda: 0.0)), asyncio.create_task(self._obey(control))]
+        tasks = [asyncio.create_task(beat(control, self._stalled_s)), asyncio.create_task(self._obey(control))]
         control.send({"type": "serving"})
         try:
             yield
@@ -71,6 +72,11 @@ class Worker:
             await asyncio.wait(tasks)
             await app.end()
             await control.close()
+
+    def _stalled_s(self) -> float:
+        """Of its decoders: a device's process tells its own."""
+        engine: Engine | None = self.app.state.engine
+        return 0.0 if engine is None else engine.stalled_s
 
     async def _obey(self, control: Control) -> None:
         while (message := await next_message(control)) is not None:
@@ -111,6 +117,7 @@ class Worker:
         # From here on the switch ends by itself, also when the next one is asked for meanwhile
         adopting = asyncio.create_task(self.app.adopt(engine))
         await asyncio.shield(adopting)
+        settle_memory()
         control.send({"type": "adopted", "generation": message["generation"]})
 
 

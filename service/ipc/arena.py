@@ -12,6 +12,7 @@ import mmap
 import os
 import tempfile
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +21,10 @@ from bundle.errors import Overloaded
 from bundle.manifest import Manifest
 from service.cache import Vector
 from service.ipc.framing import ProtocolError
-from service.programs import PoolingName, Program
+from service.programs import FeatureName, Program
 
 _LINE = 64  # bytes of a cache line
 _TEXT_BYTES = 1024  # least room for the text of an error, which stands in the place of the values
-_ALL_POOLINGS: tuple[PoolingName, ...] = ("cls", "mean", "patches")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Layout:
     def of(cls, manifest: Manifest) -> Layout:
         """Room for the longest result that any program of the bundle has."""
         model = manifest.model
-        programs = [Program("embed", model.num_patches, _ALL_POOLINGS)]
+        programs = [Program("embed", model.num_patches, get_args(FeatureName))]
         if manifest.can_classify:
             programs.append(Program("classify", model.num_patches))
         if manifest.can_reconstruct:

@@ -64,7 +64,7 @@ def dump_settings(settings: Settings) -> Message:
 
 
 async def beat(control: Control, stalled_s: Callable[[], float]) -> None:
-    """Signs of life, for ever. `stalled_s`: how long the longest model call has been running."""
+    """Signs of life, for ever. `stalled_s`: how long the longest call of the model, or of a decoder, has run."""
     while True:
         control.send({"type": "beat", "stalled_s": stalled_s()})
         await asyncio.sleep(BEAT_S)

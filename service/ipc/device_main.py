@@ -52,8 +52,10 @@ async def _serve(start: Start) -> int:
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     watching = asyncio.create_task(_watch(control, ended))
     opening = asyncio.ensure_future(asyncio.to_thread(_open, start))
+    beating = asyncio.create_task(beat(control, lambda: 0.0))  # what opens may take its time, and has to be alive
     stopping = asyncio.ensure_future(ended.wait())
     await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+    beating.cancel()
     if not opening.done():
         return 0
     try:

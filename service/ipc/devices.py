@@ -33,7 +33,7 @@ class Devices:
         memory = Memory(Arena(self._fd, layout, num_slots), self._fd, Slots(num_slots))
         self.members = [
             RemoteDevice(
-                each["name"], Path(each["path"]), memory, info=info_from(each["info"]), digest=manifest.digest
+                each["name"], Path(each["path"]), memory, info=info_from(each["info"]), manifest=manifest
             )
             for each in sockets
         ]  # fmt: skip

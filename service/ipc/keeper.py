@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from bundle.errors import RuntimeUnavailable
+from service.ipc.child import BEAT_S
 from service.ipc.framing import Control, Message, ProtocolError
 
 log = logging.getLogger("service.supervisor")
@@ -19,6 +21,8 @@ Kind = Literal["worker", "device"]
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
 _YOUNG_S = 10.0  # who dies before this age has died of something that may well be there again
+_LEAST_RESTART_S = 300.0  # engines that were built once are read from their cache
+_OPENING_SILENCE_S = 30.0  # where a library that is loaded lets no other thread run
 _END_S = 5.0  # from the end of its line to the end of a process
 
 
@@ -29,6 +33,10 @@ class Keeper:
 
     `proven` resolves when the first of them has said that it serves, and fails with RuntimeUnavailable if it ends
     before; then there is no second.
+
+    `stall_s`: how long a call of its may take. It may be silent for two beats longer, or 30 s while it opens. The first
+    start may take any time. One that is started again is killed when it falls silent after its first sign of life, and
+    when it does not serve in time.
     """
 
     def __init__(
@@ -144,29 +152,44 @@ class Keeper:
 
     async def _listen(self, control: Control) -> str | None:
         """Until the line has ended; why the process was killed, where it was."""
-        silence_s = None  # while it starts: building an engine takes minutes
+        restart_s = max(10 * self._stall_s, _LEAST_RESTART_S)
+        silent_at = math.inf
+        late_at = time.monotonic() + restart_s if self.proven.done() else math.inf
         while True:
+            left_s = min(silent_at, late_at) - time.monotonic()
             try:
-                async with asyncio.timeout(silence_s):
+                async with asyncio.timeout(None if left_s == math.inf else left_s):
                     message = await control.receive()
             except TimeoutError:
-                self.kill()
-                return f"was killed: no sign of life for {self._stall_s:g} s"
+                if late_at < silent_at:
+                    return self._killed(f"it did not serve within {restart_s:g} s")
+                return self._killed(f"no sign of life for {self._silence_s:g} s")
             except ProtocolError as e:
-                self.kill()
-                return f"was killed: it cannot be understood: {e}"
+                return self._killed(f"it cannot be understood: {e}")
             match message:
                 case None:
                     return None
                 case {"type": "beat", "stalled_s": float(stalled_s)}:
-                    silence_s = self._stall_s
                     if stalled_s > self._stall_s:
-                        self.kill()
-                        return f"was killed: a model call has been running for {stalled_s:.1f} s"
+                        return self._killed(f"a call has been running for {stalled_s:.1f} s")
                 case {"type": "refused", "message": str(text)}:
                     self._refusal = text
                 case _:
                     self._heard(message)
+            if self.serving:
+                late_at = math.inf
+            if self.proven.done():  # else it is the first start: building an engine takes minutes
+                silent_at = time.monotonic() + self._silence_s
+
+    @property
+    def _silence_s(self) -> float:
+        """How long it may say nothing."""
+        silence_s = self._stall_s + 2 * BEAT_S
+        return silence_s if self.serving else max(silence_s, _OPENING_SILENCE_S)
+
+    def _killed(self, why: str) -> str:
+        self.kill()
+        return f"was killed: {why}"
 
     def _heard(self, message: Message) -> None:
         self._on_message(self, message)

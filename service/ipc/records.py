@@ -15,19 +15,19 @@ from typing import Literal, get_args
 
 from bundle.errors import DeadlineExceeded, InferenceError, InvalidInput, MaeveError, OutOfMemory, Unavailable
 from service.ipc.framing import ProtocolError
-from service.programs import Operation, PoolingName, Program
+from service.programs import FeatureName, Operation, Program
 
 SIZE = 64
 
 _VERSION = 1
 _ATTACH, _SUBMIT, _CANCEL, _DONE, _FAILED, _DROPPED = range(1, 7)
 _TO_ATTACH = struct.Struct("<BBxxIQ48x")  # kind, version, slots, bytes of a slot
-_TO_DEVICE = struct.Struct("<BBBxIQI4xd32x")  # kind, operation, poolings, slot, job, num_keep, deadline
+_TO_DEVICE = struct.Struct("<BBBxIQI4xd32x")  # kind, operation, features, slot, job, num_keep, deadline
 _TO_WORKER = struct.Struct("<BBxxIQIIdd24x")  # kind, error, slot, job, length, cap, infer_s, decode_s
 
 Ending = Literal["done", "failed", "dropped"]
 _OPERATIONS: tuple[Operation, ...] = get_args(Operation)
-_POOLINGS: tuple[PoolingName, ...] = get_args(PoolingName)  # a bit each: a program has them in this order
+_FEATURES: tuple[FeatureName, ...] = get_args(FeatureName)  # a bit each: a program has them in this order
 _ENDINGS: dict[int, Ending] = {_DONE: "done", _FAILED: "failed", _DROPPED: "dropped"}
 _KINDS = {ending: kind for kind, ending in _ENDINGS.items()}
 # The place in here is the code; the first stands for all that is in no other, also for what nobody foresaw.
@@ -53,10 +53,10 @@ class Submit:
     deadline: float
 
     def pack(self) -> bytes:
-        poolings = sum(1 << i for i, name in enumerate(_POOLINGS) if name in self.program.poolings)
+        features = sum(1 << _FEATURES.index(name) for name in self.program.poolings)
         operation = _OPERATIONS.index(self.program.operation)
         return _TO_DEVICE.pack(
-            _SUBMIT, operation, poolings, self.slot, self.job, self.program.num_keep, self.deadline
+            _SUBMIT, operation, features, self.slot, self.job, self.program.num_keep, self.deadline
         )  # fmt: skip
 
 
@@ -103,15 +103,13 @@ def unpack_attach(record: bytes) -> Attach:
 
 
 def unpack_order(record: bytes) -> Submit | Cancel:
-    """What a worker sent. ProtocolError for what no worker says."""
-    kind, operation, poolings, slot, job, num_keep, deadline = _TO_DEVICE.unpack(record)
+    """What a worker sent. ProtocolError for what no worker says; whether the bundle has the program is left open."""
+    kind, operation, features, slot, job, num_keep, deadline = _TO_DEVICE.unpack(record)
     if kind == _CANCEL:
         return Cancel(slot, job)
-    if kind != _SUBMIT or operation >= len(_OPERATIONS) or poolings >> len(_POOLINGS):
-        raise ProtocolError(f"no order has kind {kind}, operation {operation} and poolings {poolings}")
-    names = tuple(name for i, name in enumerate(_POOLINGS) if poolings >> i & 1)
-    if bool(names) != (_OPERATIONS[operation] == "embed"):
-        raise ProtocolError(f"{_OPERATIONS[operation]} with {len(names)} poolings")
+    if kind != _SUBMIT or operation >= len(_OPERATIONS) or features >> len(_FEATURES):
+        raise ProtocolError(f"no order has kind {kind}, operation {operation} and features {features}")
+    names = tuple(name for i, name in enumerate(_FEATURES) if features >> i & 1)
     return Submit(slot, job, Program(_OPERATIONS[operation], num_keep, names), deadline)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bundle.errors import Unavailable
+from bundle.manifest import Manifest
 from service.batcher import Done
 from service.device import Computed, DeviceInfo
 from service.ipc.arena import Arena, Slots
@@ -33,6 +34,7 @@ class _Job:
     id: int
     future: asyncio.Future[Done[Computed]]
     submitted: float
+    num_values: int  # that its result must have
     cancelled: bool = False
 
 
@@ -56,14 +58,14 @@ class RemoteDevice:
     decodes = False
     stalled_s = 0.0  # the supervisor's business: it ends the process
 
-    def __init__(self, name: str, path: Path, memory: Memory, *, info: DeviceInfo, digest: str) -> None:
+    def __init__(self, name: str, path: Path, memory: Memory, *, info: DeviceInfo, manifest: Manifest) -> None:
         self.name = name
         self.held = 0
         self.pace = Pace()
         self._path = path
         self._memory = memory
         self._info = info
-        self._digest = digest
+        self._manifest = manifest
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None  # once the device has said hello
         self._jobs: dict[int, _Job] = {}  # by slot
@@ -95,7 +97,8 @@ class RemoteDevice:
         if not self._jobs:
             self.pace.begin()
         self._next_job += 1
-        job = self._jobs[slot] = _Job(self._next_job, self._loop.create_future(), time.perf_counter())
+        num_values = program.num_values(self._manifest)
+        job = self._jobs[slot] = _Job(self._next_job, self._loop.create_future(), time.perf_counter(), num_values)
         job.future.add_done_callback(partial(self._settled, slot, job))
         self._link.send(Submit(slot, job.id, program, deadline).pack())
         return job.future
@@ -141,7 +144,7 @@ class RemoteDevice:
         except (KeyError, TypeError) as e:
             raise ProtocolError(f"its hello lacks {e}") from e
         mine = self._info
-        if (digest, info.runtime, info.precision) != (self._digest, mine.runtime, mine.precision):
+        if (digest, info.runtime, info.precision) != (self._manifest.digest, mine.runtime, mine.precision):
             raise ProtocolError(
                 f"it runs {digest[:12]} with {info.runtime} in {info.precision}, which is not served here"
             )
@@ -169,9 +172,10 @@ class RemoteDevice:
 
     def _outcome(self, reply: Reply, job: _Job) -> Done[Computed] | Exception:
         arena = self._memory.arena
-        room = arena.layout.max_values
-        if reply.length > (room if reply.ending == "done" else 4 * room):
-            raise ProtocolError(f"a result of length {reply.length}")
+        if reply.ending == "done" and reply.length != job.num_values:
+            raise ProtocolError(f"a result of {reply.length} values in the place of {job.num_values}")
+        if reply.length > 4 * arena.layout.max_values:
+            raise ProtocolError(f"a text of {reply.length} bytes")
         if reply.ending == "dropped":
             return Unavailable(f"the device {self.name} dropped the image")
         if reply.ending == "failed":

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from bundle.errors import MaeveError
+from bundle.errors import InferenceError, MaeveError
 from bundle.manifest import Manifest
 from service.batcher import Done
 from service.device import Computed, Device
@@ -20,7 +20,7 @@ from service.ipc.arena import Arena, Layout
 from service.ipc.framing import ProtocolError, frame
 from service.ipc.link import Link
 from service.ipc.records import SIZE, Attach, Cancel, Ending, Reply, Submit, error_code, unpack_attach, unpack_order
-from service.programs import Item
+from service.programs import Item, Program
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +97,7 @@ class _Job:
     id: int
     future: asyncio.Future[Done[Computed]]
     item: Item | None  # None once it was cancelled
+    num_values: int  # that its result must have
     watch: weakref.ref[Item] | None = None  # then, tells when the device has let go of it
 
 
@@ -124,9 +125,12 @@ class _Guest:
             self._cancel(order)
 
     def _submit(self, order: Submit) -> None:
-        program, slot, model = order.program, order.slot, self._server.manifest.model
-        if slot >= self._arena.num_slots or slot in self._jobs or not 0 < program.num_keep <= model.num_patches:
-            raise ProtocolError(f"job {order.job} of {program.num_keep} patches in slot {slot} cannot be")
+        program, slot = order.program, order.slot
+        if slot >= self._arena.num_slots or slot in self._jobs:
+            raise ProtocolError(f"job {order.job} in slot {slot} cannot be")
+        if not _is_of(program, self._server.manifest):
+            self._failed(slot, order.job, InferenceError(f"the bundle has no program {program}"))
+            return
         restores = program.operation == "reconstruct"
         item = Item(
             self._arena.pixels(slot), self._arena.ids_keep(slot, program.num_keep),
@@ -135,9 +139,9 @@ class _Guest:
         try:
             future = self._server.device.submit(program, item, deadline=order.deadline)
         except MaeveError as e:
-            self._reply("failed", slot, order.job, error=error_code(e), length=self._arena.write_text(slot, str(e)))
+            self._failed(slot, order.job, e)
             return
-        job = self._jobs[slot] = _Job(order.job, future, item)
+        job = self._jobs[slot] = _Job(order.job, future, item, program.num_values(self._server.manifest))
         future.add_done_callback(partial(self._finished, slot, job))
 
     def _cancel(self, order: Cancel) -> None:
@@ -154,20 +158,23 @@ class _Guest:
             return
         del self._jobs[slot]
         if isinstance(error, Exception):
-            self._failed(slot, job, error)
+            self._failed(slot, job.id, error)
             return
         done = future.result()
         value = done.value.value
+        if value.size != job.num_values:
+            self._failed(slot, job.id, InferenceError(f"{value.size} values in the place of {job.num_values}"))
+            return
         self._arena.values(slot, value.size)[:] = value
         self._reply("done", slot, job.id, length=value.size, infer_s=done.infer_s, decode_s=done.value.decode_s)
 
-    def _failed(self, slot: int, job: _Job, error: Exception) -> None:
+    def _failed(self, slot: int, job: int, error: Exception) -> None:
         if not isinstance(error, MaeveError):  # nobody else will see where it came from
             log.error("a model call failed", exc_info=error)
         text = str(error) if isinstance(error, MaeveError) else repr(error)
         error.__traceback__ = None  # its frames hold the whole batch, and so do the slots of those that were cancelled
         length = self._arena.write_text(slot, text)
-        self._reply("failed", slot, job.id, error=error_code(error), length=length)
+        self._reply("failed", slot, job, error=error_code(error), length=length)
 
     def _watch(self, slot: int, job: _Job) -> None:
         """A lane may be reading the slot, so it is free when nothing refers to the item any more."""
@@ -198,3 +205,10 @@ class _Guest:
         for job in jobs.values():
             job.future.cancel()
         self._on_end(self)
+
+
+def _is_of(program: Program, manifest: Manifest) -> bool:
+    """Whether the bundle can run it."""
+    has = {"embed": True, "classify": manifest.can_classify, "reconstruct": manifest.can_reconstruct}
+    fits = 0 < program.num_keep <= manifest.model.num_patches
+    return fits and has[program.operation] and bool(program.poolings) == (program.operation == "embed")

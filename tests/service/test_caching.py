@@ -207,7 +207,8 @@ def test_a_full_redis_costs_no_request_and_no_hit(fake_bundle: Bundle, redis: Re
 
 
 def via_redis(bundle: Bundle, redis: RedisServer, **settings: Any) -> Any:
-    return serving_fake(bundle, redis_url=redis.url, **({"cache_bytes": 0} | settings))
+    """With more patience than a Redis beside busy tests may need."""
+    return serving_fake(bundle, redis_url=redis.url, **({"cache_bytes": 0, "redis_timeout_ms": 2000} | settings))
 
 
 def up(served: Served) -> bool:

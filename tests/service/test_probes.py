@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from bundle.errors import InferenceError, RuntimeUnavailable
 from bundle.store import Bundle
 from runtime.fake import FakeRuntime
+from service.ipc.child import Start
+from service.ipc.framing import Control
 from service.opening import is_asked_for, open_bundle
+from service.programs import Item
 from service.settings import Settings
-from tests.service.helpers import Served, make_bundle, photo, serving_fake
+from service.worker import Worker
+from tests.service.helpers import Hold, Served, eventually, make_bundle, photo, serving_fake
 
 PROBES = ("/livez", "/readyz", "/startupz")
 
@@ -79,6 +86,36 @@ def test_the_probes_believe_the_device(
         if reason is not None:
             assert message(served, "/readyz") == reason
         engine.device = device
+
+
+def test_an_image_that_is_decoded_for_ever_is_the_end(fake_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold = Hold()
+
+    def decode(encoded: Item) -> Item:
+        hold(encoded.ids_keep)
+        return Item(np.zeros((32, 32, 3), np.uint8), encoded.ids_keep)
+
+    monkeypatch.setattr("service.engine.make_decoder", lambda _, __: decode)
+    with serving_fake(fake_bundle, decode_threads=1, stall_s=1) as (served, _), ThreadPoolExecutor(1) as sender:
+        with hold:
+            answer = sender.submit(served.embed, photo(1))
+            eventually(lambda: served.http.get("/livez").status_code == 503)
+            assert message(served, "/livez").startswith("the decoding of an image has not ended for ")
+            assert statuses(served) == [503, 503, 200]
+        assert answer.result().status_code == 200
+        assert statuses(served) == [200, 200, 200]
+
+
+async def test_a_worker_tells_the_supervisor_of_its_decoders(tmp_path: Path) -> None:
+    mine, its = socket.socketpair()
+    worker = Worker(Start("http-0", Settings(), {"serve": None, "folder": str(tmp_path)}, its))
+    control = await Control.over(mine)
+    worker.app.state.engine = SimpleNamespace(stalled_s=7.0)
+    async with worker._lifespan(worker.app):
+        assert await control.receive() == {"type": "serving"}
+        assert await control.receive() == {"type": "beat", "stalled_s": 7.0}
+        worker.app.state.engine = None
+    await control.close()
 
 
 def test_a_device_that_was_not_asked_for_is_not_ready(fake_bundle: Bundle) -> None:

@@ -47,6 +47,7 @@ def test_an_unknown_variable_is_named_with_the_closest_that_exists(
         (["--port", "70000"], "--port: Input should be less than or equal to 65535"),
         (["--max-queue", "10"], r"max_queue \(10\) must be at least max_images \(64\)"),
         (["--redis-url", "localhost"], "--redis-url: must begin with one of redis://"),
+        (["--stall-s", "0.4"], "--stall-s: Input should be greater than or equal to 1"),
         (["--timeout-ms", "0"], "--timeout-ms: Input should be greater than 0"),
     ],
 )

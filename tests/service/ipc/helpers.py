@@ -89,6 +89,12 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
+def children(pid: int) -> set[int]:
+    """The processes that one has started and that live."""
+    told = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {child for child in map(int, told) if alive(child)}
+
+
 def expected(bundle: Bundle, image: bytes) -> NDArray[np.float32]:
     """The embedding that one process would compute."""
     batch = preprocess(image, bundle.manifest.preprocess)[None]

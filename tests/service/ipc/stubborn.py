@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 
+from service.ipc.child import BEAT_S
 from service.ipc.framing import frame, receive
 
 if __name__ == "__main__":
@@ -16,4 +17,7 @@ if __name__ == "__main__":
         line.sendall(frame(message))
     if first["then"] == "end":
         os._exit(7)
+    while first["then"] == "beat":
+        line.sendall(frame({"type": "beat", "stalled_s": 0.0}))
+        time.sleep(BEAT_S)
     time.sleep(60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from bundle.errors import Overloaded
 from bundle.store import Bundle
 from service.ipc.arena import Arena, Layout, Slots, open_memory
 from service.ipc.framing import ProtocolError
-from tests.service.helpers import DIM, NUM_PATCHES, PATCH_DIM
+from tests.service.helpers import DIM, NUM_PATCHES, PATCH_DIM, make_bundle
 
 
 @pytest.fixture
@@ -22,11 +23,16 @@ def layout(fake_bundle: Bundle) -> Layout:
 
 def test_a_slot_holds_the_longest_result(layout: Layout) -> None:
     assert layout.image_shape == (32, 32, 3)
-    assert layout.max_values == max((2 + NUM_PATCHES) * DIM, 2 * NUM_PATCHES * PATCH_DIM)
+    assert layout.max_values == 2 * NUM_PATCHES * PATCH_DIM  # what a decoder gives
     assert (layout.ids_keep, layout.ids_restore, layout.values) == (3072, 3072 + 128, 3072 + 256)
     end = layout.values + 4 * layout.max_values
     assert end <= layout.slot_bytes < end + mmap.PAGESIZE
     assert layout.slot_bytes % mmap.PAGESIZE == 0
+
+
+def test_without_a_decoder_it_is_every_feature_at_once(tmp_path: Path) -> None:
+    layout = Layout.of(make_bundle(tmp_path / "b", "encoder").manifest)
+    assert layout.max_values == (1 + 1 + NUM_PATCHES + 1 + NUM_PATCHES) * DIM
 
 
 def test_parts_do_not_touch_each_other(layout: Layout) -> None:

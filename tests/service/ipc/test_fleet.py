@@ -11,13 +11,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bundle.store import Bundle
-from tests.service.helpers import eventually, make_bundle, photo
-from tests.service.ipc.helpers import ROOT, Fleet, alive, expected, fleet, load
+from tests.service.helpers import eventually, make_bundle, photo, serving_fake
+from tests.service.ipc.helpers import ROOT, Fleet, alive, children, expected, fleet, load
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,10 @@ def served(link: Path, short_folder: Path) -> Iterator[Fleet]:
         yield served
 
 
+def tensor(name: str, datatype: str, array: NDArray[Any]) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": array.shape, "data": array.ravel().tolist()}
+
+
 def turn(link: Path, target: Path) -> None:
     fresh = link.with_name("fresh")
     fresh.symlink_to(target)
@@ -55,6 +62,24 @@ def test_every_worker_gives_the_vectors_of_one_process(served: Fleet, fake_bundl
         np.testing.assert_array_equal(np.frombuffer(answer.content, "<f4"), expected(fake_bundle, image))
         answerers.add(served.processes()["answered_by"])
     assert answerers <= {"http-0", "http-1"}
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["pixels", "ids_keep"])
+def test_tensors_are_those_of_one_process(served: Fleet, fake_bundle: Bundle, masked: bool) -> None:
+    """Every output of the v2 protocol, alone and together."""
+    squares = np.random.default_rng(5).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    inputs = [tensor("pixels", "UINT8", squares)]
+    names = ["cls", "mean", "tokens"]
+    if masked:
+        inputs.append(tensor("ids_keep", "INT64", np.array([[1, 5, 9], [0, 2, 15]])))
+    else:
+        names.append("logits")
+    with serving_fake(fake_bundle, cache_bytes=0) as (single, _):
+        for outputs in ([], *([name] for name in names), names):
+            asked = {"inputs": inputs, "outputs": [{"name": name} for name in outputs]}
+            want = single.http.post("/v2/models/fake/infer", json=asked)
+            answer = httpx.post(f"{served.url}/v2/models/fake/infer", json=asked, timeout=20)
+            assert (answer.status_code, answer.json()["outputs"]) == (200, want.json()["outputs"]), outputs
 
 
 def test_a_killed_device_costs_only_what_it_had_in_hand(served: Fleet, fake_bundle: Bundle) -> None:
@@ -151,6 +176,28 @@ def test_a_bad_bundle_is_refused_and_the_old_one_goes_on(
     assert served.pids() == before
 
 
+def test_a_reload_that_fails_in_any_way_is_refused(
+    served: Fleet, fake_bundle: Bundle, link: Path, tmp_path: Path
+) -> None:
+    def refused() -> int:
+        return served.log.read_text().count("the bundle is not switched")
+
+    before = served.pids()
+    known = refused()
+    turn(link, link)  # it leads to itself
+    served.process.send_signal(signal.SIGHUP)
+    eventually(lambda: refused() == known + 1)
+    (folder,) = served.log.parent.glob("maeve-*")
+    away = folder.rename(folder.with_name("away"))
+    turn(link, make_bundle(tmp_path / "other", name="other").path)
+    served.process.send_signal(signal.SIGHUP)
+    eventually(lambda: refused() == known + 2)
+    away.rename(folder)
+    turn(link, fake_bundle.path)
+    assert served.pids() == before
+    assert served.post(photo(1)).status_code == 200
+
+
 def test_any_worker_tells_the_figures_of_all(served: Fleet, fake_bundle: Bundle) -> None:
     def told(sample: str) -> float:
         lines = served.get("/metrics").text.splitlines()
@@ -166,7 +213,7 @@ def test_any_worker_tells_the_figures_of_all(served: Fleet, fake_bundle: Bundle)
     for kind in ("worker", "device"):
         assert told(f'maeve_restarts_total{{process="{kind}"}}') >= max(p["restarts"] for p in processes[f"{kind}s"])
     assert told('maeve_reloads_total{outcome="switched"}') == 2
-    assert told('maeve_reloads_total{outcome="refused"}') == 1
+    assert told('maeve_reloads_total{outcome="refused"}') == 3
     (told_bundle,) = [line for line in served.get("/metrics").text.splitlines() if line.startswith("maeve_bundle{")]
     assert f'digest="{fake_bundle.manifest.digest}"' in told_bundle
 
@@ -189,12 +236,27 @@ def test_sigterm_finishes_what_is_in_flight(served: Fleet) -> None:
     assert list(served.log.parent.iterdir()) == [served.log]  # and no file
 
 
+def refuse_half_a_switch(served: Fleet, link: Path, other: Bundle) -> None:
+    """The first device of another bundle can be started, the second one cannot; none stays."""
+    before = served.pids()
+    (folder,) = served.log.parent.glob("maeve-*")
+    (folder / "device-2-1").touch()
+    turn(link, other.path)
+    served.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "the bundle is not switched" in served.log.read_text())
+    eventually(lambda: children(served.process.pid) == set(before), 20)
+    assert served.pids() == before
+    assert served.ready()
+
+
 def test_two_devices_share_the_work_and_nothing_outlives_the_supervisor(
     fake_bundle: Bundle, short_folder: Path
 ) -> None:
     folder = short_folder / "b"
     folder.mkdir()
-    with fleet(fake_bundle.path, folder, "--devices", "cpu,cpu") as served:
+    link = folder / "current"
+    link.symlink_to(fake_bundle.path)
+    with fleet(link, folder, "--devices", "cpu,cpu") as served:
         first, second = served.processes()["devices"]
         assert {first["name"], second["name"]} == {"device-cpu-0", "device-cpu-1"}
         with load(served, fake_bundle) as clients:
@@ -206,11 +268,12 @@ def test_two_devices_share_the_work_and_nothing_outlives_the_supervisor(
         assert clients.counts[503] <= 2 * 4  # what the killed one had in hand: an image of each client
         assert (clients.lost, clients.wrong) == (0, 0)
         eventually(lambda: all(d["state"] == "serving" for d in served.processes()["devices"]), 20)
+        refuse_half_a_switch(served, link, make_bundle(short_folder / "other", name="other"))
         pids = served.pids()
         os.kill(pids[-1], signal.SIGSTOP)  # one that cannot notice anything
         served.process.kill()
         eventually(lambda: not [pid for pid in pids if alive(pid)])
-        eventually(lambda: list(folder.iterdir()) == [served.log])
+        eventually(lambda: set(folder.iterdir()) == {served.log, link})
 
 
 def test_what_cannot_be_served_ends_with_a_line_and_status_2(fake_bundle: Bundle, tmp_path: Path) -> None:

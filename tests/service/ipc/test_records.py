@@ -24,15 +24,15 @@ from service.ipc.records import (
     unpack_order,
     unpack_reply,
 )
-from service.programs import PoolingName, Program
+from service.programs import FeatureName, Program
 
 SLOTS, JOBS = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 SECONDS = st.floats(0, 1e9)
-POOLINGS = [
-    tuple(name for i, name in enumerate(get_args(PoolingName)) if bits >> i & 1) for bits in range(1, 8)
+FEATURES = [
+    tuple(name for i, name in enumerate(get_args(FeatureName)) if bits >> i & 1) for bits in range(1, 16)
 ]  # fmt: skip
 PROGRAMS = st.one_of(
-    st.builds(Program, st.just("embed"), SLOTS, st.sampled_from(POOLINGS)),
+    st.builds(Program, st.just("embed"), SLOTS, st.sampled_from(FEATURES)),
     st.builds(Program, st.sampled_from(["classify", "reconstruct"]), SLOTS),
 )
 
@@ -74,13 +74,6 @@ def test_an_unknown_kind_is_refused(kind: int) -> None:
         unpack_order(record)
     with pytest.raises(ProtocolError):
         unpack_reply(record)
-
-
-def test_a_pooling_is_there_exactly_to_embed() -> None:
-    with pytest.raises(ProtocolError, match="embed with 0 poolings"):
-        unpack_order(Submit(0, 1, Program("embed", 4), 0.0).pack())
-    with pytest.raises(ProtocolError, match="classify with 1 poolings"):
-        unpack_order(Submit(0, 1, Program("classify", 4, ("cls",)), 0.0).pack())
 
 
 @pytest.mark.parametrize("error", [InferenceError("a"), OutOfMemory("b"), Unavailable("c"), DeadlineExceeded("d")])

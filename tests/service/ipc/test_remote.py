@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +25,7 @@ from service.ipc.records import Reply
 from service.ipc.server import DeviceServer
 from service.metrics import Metrics
 from service.programs import Item, Program, Programs
-from tests.service.helpers import NUM_PATCHES, Hold
+from tests.service.helpers import DIM, NUM_PATCHES, Hold, make_bundle
 
 ALL = np.arange(NUM_PATCHES, dtype=np.int64)
 EMBED = Program("embed", NUM_PATCHES, ("cls", "mean"))
@@ -34,6 +34,13 @@ EMBED = Program("embed", NUM_PATCHES, ("cls", "mean"))
 def image(seed: int) -> Item:
     pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     return Item(pixels, ALL)
+
+
+class LongPrograms(Programs):
+    """Results have a value too many."""
+
+    def run(self, program: Program, items: Sequence[Item]) -> list[NDArray[np.float32]]:
+        return [np.append(value, np.float32(0)) for value in super().run(program, items)]
 
 
 class Pair:
@@ -91,6 +98,7 @@ async def test_results_are_those_of_the_device(fake_bundle: Bundle) -> None:
     programs: list[tuple[Program, Item]] = [
         (EMBED, image(1)),
         (Program("embed", 4, ("patches",)), Item(image(2).pixels, ALL[3:7])),
+        (Program("embed", NUM_PATCHES, ("cls", "mean", "tokens")), image(5)),
         (Program("classify", NUM_PATCHES), image(3)),
         (Program("reconstruct", 4), Item(image(4).pixels, masking.ids_keep, masking.ids_restore)),
     ]
@@ -214,6 +222,39 @@ async def test_a_worker_that_makes_no_sense_is_cut_off(
         link.send(record)
         await until(lambda: "the connection to a worker was cut" in caplog.text)
         await until(lambda: devices.members[0]._link not in (None, link))
+        await devices.close()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        Program("embed", NUM_PATCHES), Program("classify", NUM_PATCHES, ("cls",)),
+        Program("embed", 0, ("cls",)), Program("embed", NUM_PATCHES + 1, ("cls",)),
+        Program("reconstruct", 4),  # for which the bundle has no decoder
+    ],
+)  # fmt: skip
+async def test_a_program_that_there_is_not_fails_alone(tmp_path: Path, program: Program) -> None:
+    bundle = make_bundle(tmp_path / "b", "encoder", "head")
+    async with pair(bundle) as made:
+        devices = made.devices()
+        await devices.met()
+        with made.hold:
+            other = devices.submit(EMBED, image(1), deadline=float("inf"))
+            item = Item(image(2).pixels, np.resize(ALL, program.num_keep))
+            with pytest.raises(InferenceError, match=f"no program Program.operation='{program.operation}'"):
+                await devices.submit(program, item, deadline=float("inf"))
+        assert (await other).value.value.size == 2 * DIM
+        await devices.close()
+
+
+async def test_a_result_of_another_length_is_an_error(fake_bundle: Bundle) -> None:
+    async with pair(fake_bundle) as made:
+        devices = made.devices()
+        await devices.met()
+        made.local._programs = LongPrograms(fake_bundle.manifest, made.runtime)
+        with pytest.raises(InferenceError, match=f"^{2 * DIM + 1} values in the place of {2 * DIM}$"):
+            await devices.submit(EMBED, image(1), deadline=float("inf"))
+        assert devices.ready
         await devices.close()
 
 
