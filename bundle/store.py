@@ -121,7 +121,9 @@ def _read_manifest(path: Path) -> tuple[Manifest, bool]:
     file = path / MANIFEST_FILE
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
+    except (FileNotFoundError, NotADirectoryError) as e:
+        if not path.is_dir():
+            raise BundleError(f"{path} is no folder; name the one that python -m export wrote") from e
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST_FILE}; python -m export writes one") from e
     except (OSError, ValueError, RecursionError) as e:  # the last where brackets nest by the thousand
         raise BundleError(f"{file}: cannot be read: {e}; {_EXPORT_AGAIN}") from e

@@ -9,11 +9,10 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from bundle.errors import MaeveError
-from service.listening import bind, urls
-from service.logs import log_to_stderr
-from service.settings import Settings, SettingsError, read_command
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 log = logging.getLogger("service")
 
@@ -21,6 +20,13 @@ log = logging.getLogger("service")
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 after a drain or a check, 2 for settings, bundles and runtimes that cannot be served."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    # Until a server listens for Ctrl+C it ends the process: as an exception it may be lost in the imports below.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from bundle.errors import MaeveError
+    from service.listening import bind
+    from service.logs import log_to_stderr
+    from service.settings import SettingsError, read_command
+
     try:
         settings, only_check = read_command(sys.argv[1:] if argv is None else argv)
         log_to_stderr(settings, "supervisor" if settings.has_device_processes and not only_check else None)
@@ -42,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def serve(settings: Settings, sockets: list[socket.socket]) -> None:
     """In this process alone. BundleError, RuntimeUnavailable, SettingsError."""
     from service.app import create_app  # not above: the supervisor of several processes does without the web
+    from service.listening import urls
     from service.opening import load, open_bundle
     from service.reload import Reloader
     from service.server import make_server

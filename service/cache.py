@@ -326,7 +326,7 @@ class RemoteCache:
         self._metrics.remote_errors.inc()
         self._failures += 1
         if self._failures >= self._config.failures and self._probe is None:
-            log.warning("left alone until it answers again: %s", error)
+            log.warning("the remote cache is left alone until it answers again: %s", error)
             self._writes.clear()
             self._probe = self._spawn(self._ask_until_up())
 

@@ -17,8 +17,8 @@ ANY = "*"
 _METHODS = ("GET", "POST")
 # What a page may send beyond what browsers always allow, and what it may read of an answer
 _REQUEST_HEADERS = (
-    "Authorization", "Cache-Control", "Inference-Header-Content-Length", "Traceparent", "X-API-Key", "X-Request-Id",
-    "X-Request-Timeout-Ms",
+    "Authorization", "Cache-Control", "Inference-Header-Content-Length", "Traceparent", "Tracestate", "X-API-Key",
+    "X-Request-Id", "X-Request-Timeout-Ms",
 )  # fmt: skip
 _RESPONSE_HEADERS = (
     "Inference-Header-Content-Length", "Maeve-Cached", "Maeve-Digest", "Maeve-Dtype", "Maeve-Model", "Maeve-Pooling",

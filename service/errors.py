@@ -100,7 +100,8 @@ def error_response(error: Exception, path: str = "") -> Response:
     flat = path == _FLAT or path.startswith(f"{_FLAT}/")
     status, kind = classify(error)
     if isinstance(error, HTTPException):
-        return _response(flat, status, kind, error.detail, None, dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        return _response(flat, status, kind, _advice(error, headers), None, headers)
     if status == INTERNAL[0]:
         log.error("request failed", exc_info=error)
         return _response(flat, status, kind, "the service failed on this request; its log says more")
@@ -109,6 +110,17 @@ def error_response(error: Exception, path: str = "") -> Response:
     if param is None and index is not None:
         param = f"images[{index}]"
     return _response(flat, status, kind, str(error), param, _headers(error))
+
+
+def _advice(error: HTTPException, headers: dict[str, str]) -> str:
+    """What the router leaves out."""
+    match error.status_code:
+        case 404:
+            return "there is no such route; GET /docs lists them"
+        case 405:
+            return f"the route does not know this method; use {headers.get('Allow', 'another')}"
+        case _:
+            return str(error.detail)
 
 
 def classify(error: Exception) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bundle.errors import DeadlineExceeded, MaeveError, Unavailable
@@ -144,7 +145,7 @@ class GateMiddleware:
             await response(scope, passage.receive, passage.send)
 
     def _account(self, scope: Scope, record: Record) -> None:
-        record.end(getattr(scope.get("route"), "path", UNROUTED))
+        record.end(_route(scope))
         self._metrics.request(record.route, record.status, record.seconds)
         for stage in ("read", "encode"):
             if stage in record.stages:
@@ -252,6 +253,15 @@ class _Passage:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.abort(None)
+
+
+def _route(scope: Scope) -> str:
+    """The path of the route as the router knows it, also of a request that was refused before it got there."""
+    route = scope.get("route")
+    if route is None and "app" in scope:
+        routes = scope["app"].routes
+        route = next((each for each in routes if each.matches(scope)[0] is Match.FULL), None)
+    return getattr(route, "path", UNROUTED)
 
 
 def _sent_key(headers: dict[bytes, bytes]) -> bytes:

@@ -40,6 +40,8 @@ async def read_images(request: Request, settings: Settings, *, max_images: int) 
         raise UnsupportedMedia(f"cannot read {media_type}; send image/*, {_MULTIPART} or {_JSON}", param="content-type")
     body = await read_body(request, settings.max_body_bytes)
     if raw:
+        if body.startswith(b"{"):  # no image begins so, and curl -d says nothing of JSON by itself
+            raise UnsupportedMedia(f"the body looks like JSON; send it as Content-Type: {_JSON}", param="content-type")
         return [body]
     if media_type == _MULTIPART:
         return await by_size(len(body), lambda: _from_multipart(body, options.get(b"boundary"), max_images))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -15,7 +16,7 @@ def bind(settings: Settings) -> list[socket.socket]:
             settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except OSError as e:
-        raise SettingsError(f"--host: {settings.host} is no address of this machine: {e.strerror}") from e
+        raise SettingsError(f"host: {settings.host} is no address of this machine: {e.strerror}") from e
     sockets: list[socket.socket] = []
     port = settings.port
     for family, address in dict.fromkeys((each[0], each[4]) for each in found):
@@ -29,6 +30,8 @@ def bind(settings: Settings) -> list[socket.socket]:
         except OSError as e:
             for each in sockets:
                 each.close()
+            if e.errno == errno.EADDRNOTAVAIL:
+                raise SettingsError(f"host: {settings.host} is no address of this machine") from e
             raise SettingsError(
                 f"--port: cannot listen on {settings.host} port {port}: {os.strerror(e.errno or 0)}; take another port"
             ) from e

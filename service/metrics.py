@@ -86,6 +86,13 @@ class Metrics:
         self._busy_seconds = lru_cache(busy_seconds.labels)
         self._lookups, self._redis_bytes = lru_cache(lookups.labels), lru_cache(redis_bytes.labels)
         self._restarts, self._reloads = restarts.labels, reloads.labels
+        # Known from the start: of a series that begins at 1, Prometheus does not see the increase
+        for kind in ("device", "worker"):
+            restarts.labels(kind)
+        for outcome in ("switched", "unchanged", "refused"):
+            reloads.labels(outcome)
+        for direction in ("read", "written"):
+            redis_bytes.labels(direction)
         self._watched: dict[str, Gauge] = {}
         self._reads: dict[tuple[str, ...], tuple[Gauge, Callable[[], float]]] = {}
         self._bundle = self._gauge(

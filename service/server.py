@@ -38,6 +38,7 @@ class DrainingServer(uvicorn.Server):
         self._gate = gate
         self._drain_s = drain_s
         self._drain_until: float | None = None
+        self._told = False  # that it drains; a signal's handler must not log
         self._reloader = reloader
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -59,6 +60,9 @@ class DrainingServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second; True ends the server."""
         if self._drain_until is not None:
+            if not self._told:
+                self._told = True
+                log.info("stopping: %d requests are in flight, and have %g s", self._gate.in_flight, self._drain_s)
             self._close_idle_connections()
             late = time.monotonic() >= self._drain_until
             if late and self._gate.in_flight:

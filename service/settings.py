@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -31,6 +32,12 @@ _DEVICES = r"^(cpu|cuda(:\d+)?)(,(cpu|cuda(:\d+)?))*$"
 _Count = Annotated[int, Field(ge=1)]
 _Size = Annotated[int, Field(ge=0)]
 _Duration = Annotated[float, Field(gt=0)]
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(DEVICE_PATTERN, name):
+        raise ValueError(f"must be auto, cpu, cuda or one such as cuda:1, got {name!r}")
+    return name
 
 
 def _redis_url(url: str) -> str:
@@ -75,7 +82,7 @@ class Settings(BaseSettings):
         description="Engine: auto, onnxruntime, onnxruntime-tensorrt, openvino, tensorrt, or fake for tests; "
         "auto is the fastest one installed.",
     )
-    device: Annotated[str, Field(pattern=DEVICE_PATTERN)] = Field(
+    device: Annotated[str, AfterValidator(_device)] = Field(
         "auto",
         description="Where it runs: cpu, cuda, cuda:1; auto is a GPU if an installed engine can use one. "
         "A GPU asked for by name is never replaced by the CPU.",
@@ -193,6 +200,19 @@ class Settings(BaseSettings):
         short = () if self.api_key is None else (hashed(SHORT_FORM, self.api_key.get_secret_value()),)
         return (*short, *(() if self.api_keys is None else parse_keys(self.api_keys)))
 
+    @field_validator("api_key")
+    @classmethod
+    def _key_is_not_blank(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and value.get_secret_value().strip() != value.get_secret_value():
+            raise ValueError("must not begin or end with a blank, which no header can carry")
+        return value
+
+    @model_validator(mode="after")
+    def _metrics_have_a_key(self) -> Settings:
+        if self.metrics_api_key and not self.keys():
+            raise ValueError("metrics_api_key asks for a key, and there is none: set MAEVE_API_KEYS or MAEVE_API_KEY")
+        return self
+
     @model_validator(mode="after")
     def _one_way_to_name_devices(self) -> Settings:
         if self.devices is not None and self.device != "auto":
@@ -268,7 +288,7 @@ def _describe(loc: tuple[int | str, ...], message: str, flags: Mapping[str, str]
     if not loc:
         return message
     name = str(loc[0])
-    return f"{_flag(name) if name in flags else PREFIX + name.upper()}: {message.removeprefix('Value error, ')}"
+    return f"{_flag(name) if name in flags else PREFIX + name.upper()}: {message}"
 
 
 def _parser(fields: Mapping[str, FieldInfo]) -> argparse.ArgumentParser:

@@ -214,6 +214,8 @@ class _Supervisor:
     def _asked_to_stop(self) -> None:
         if self._stop.is_set():
             self._hurry.set()
+        else:
+            log.info("stopping: the workers answer what they have begun")
         self._stop.set()
 
     def _generation(self, bundle: Bundle) -> _Generation:

@@ -78,7 +78,7 @@ def open_tracing() -> Tracing:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as e:
         raise SettingsError(
-            "MAEVE_TRACES is set and OpenTelemetry is not installed; pip install 'maeve[otel]', or leave it out"
+            "MAEVE_TRACES is set and OpenTelemetry is not installed; pip install -e '.[otel]', or leave it out"
         ) from e
     ours = {"service.name": "maeve", "service.version": maeve_version(), "process.pid": os.getpid()}
     resource = Resource.create().merge(Resource(ours)).merge(OTELResourceDetector().detect())

@@ -226,9 +226,10 @@ def test_a_manifest_that_is_none_is_refused_in_one_line(bundle: Bundle, content:
 
 
 def test_what_is_no_bundle_says_how_to_get_one(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(BundleError, match=r"is not a bundle.*python -m export"):
-            load_bundle(path)
+    (tmp_path / "file").touch()
+    for name, fault in ((".", "is not a bundle"), ("missing", "is no folder"), ("file", "is no folder")):
+        with pytest.raises(BundleError, match=f"{fault}.*python -m export"):
+            load_bundle(tmp_path / name)
 
 
 # Writing
@@ -327,7 +328,7 @@ def test_a_writer_killed_before_the_rename_changes_nothing(tmp_path: Path, exist
     process.wait()
     process.stdout.close()
     if before is None:
-        with pytest.raises(BundleError, match="is not a bundle"):
+        with pytest.raises(BundleError, match="is not a bundle|is no folder"):
             load_bundle(out)
     else:
         assert load_bundle(out) == before
@@ -395,5 +396,5 @@ def test_a_writer_killed_in_the_middle_of_a_file_leaves_nothing_that_loads(tmp_p
     left = [p for p in tmp_path.iterdir() if p.name != "source"]
     assert [p.name.startswith(".out.") for p in left] == [True]  # hidden, and no bundle either
     for folder in (tmp_path / "out", left[0]):
-        with pytest.raises(BundleError, match="is not a bundle"):
+        with pytest.raises(BundleError, match="is not a bundle|is no folder"):
             load_bundle(folder)

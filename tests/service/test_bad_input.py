@@ -243,9 +243,9 @@ def test_an_answer_in_no_acceptable_form(served: Served, route: str, accept: str
 
 
 def test_routes_and_methods_that_are_not_there(served: Served) -> None:
-    check_error(served.http.get("/nowhere"), 404, "not_found", "Not Found", None)
+    check_error(served.http.get("/nowhere"), 404, "not_found", "there is no such route", None)
     answer = served.http.get("/embed")
-    check_error(answer, 405, "method_not_allowed", "Method Not Allowed", None)
+    check_error(answer, 405, "method_not_allowed", "the route does not know this method; use POST", None)
     assert answer.headers["allow"] == "POST"
 
 
@@ -259,3 +259,12 @@ def test_base64_of_a_broken_image(served: Served) -> None:
     texts = [base64.b64encode(image).decode() for image in (photo(1), BAD_IMAGES["truncated JPEG"][0])]
     answer = served.http.post("/embed", json={"images": texts})
     check_error(answer, 400, "invalid_input", "image 1 is truncated", "images[1]")
+
+
+def test_json_that_is_not_called_so_is_recognised(served: Served) -> None:
+    """As `curl -d` sends it."""
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    answer = served.http.post("/embed", content=b'{"images": []}', headers=headers)
+    check_error(
+        answer, 415, "unsupported_media", "looks like JSON; send it as Content-Type: application/json", "content-type"
+    )

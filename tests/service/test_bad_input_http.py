@@ -245,7 +245,7 @@ def test_other_methods(served: Served, method: str) -> None:
     if method == "BREW":
         assert answer.status_code in (400, 405)  # the HTTP parser knows no such word
         return
-    check(answer, 405, "method_not_allowed", "Method Not Allowed", None)
+    check(answer, 405, "method_not_allowed", "the route does not know this method; use POST", None)
     assert answer.headers["allow"] == "POST"
 
 

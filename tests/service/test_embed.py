@@ -224,7 +224,7 @@ def test_times_are_told(served: Served) -> None:
     assert stages.keys() == {"read", "cache", "decode", "queue", "infer", "encode", "total"}
     assert float(stages["decode"]) > 0
     again = served.embed(photo(200)).headers["server-timing"]
-    assert "decode;dur=0.00" in again
+    assert "decode" not in again
 
 
 def test_images_of_one_channel_work(tmp_path: Any) -> None:

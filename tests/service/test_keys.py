@@ -196,3 +196,10 @@ def test_errors_quote_no_more_than_a_line_of_what_was_sent(fake_bundle: Bundle) 
         error = answer.json()["error"]
         assert (answer.status_code, error["param"]) == (422, name[:99] + "…")
         assert error["message"] == name[:499] + "…"
+
+
+def test_what_a_key_refuses_is_counted_for_its_route(fake_bundle: Bundle) -> None:
+    with serving_fake(fake_bundle, api_key="hush") as (served, _):
+        assert served.embed(photo(1)).status_code == 401
+        metrics = served.http.get("/metrics").text
+    assert 'maeve_requests_total{route="/embed",status="401"} 1.0' in metrics

@@ -85,7 +85,7 @@ def test_times_add_up(fake_bundle: Bundle) -> None:
     assert list(first) == ["read", "cache", "decode", "queue", "infer", "encode", "total"]
     assert first["infer"] >= 50
     assert sum(first.values()) - first["total"] <= first["total"] + 0.05  # each is rounded
-    assert again["decode"] == again["queue"] == again["infer"] == 0
+    assert list(again) == ["read", "encode", "total"]
     assert again["total"] < 50
 
 

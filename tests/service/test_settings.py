@@ -73,7 +73,7 @@ def test_the_key_has_no_flag_and_does_not_show(monkeypatch: pytest.MonkeyPatch) 
     ("environment", "argv", "message"),
     [
         ({"MAEVE_PROT": "1"}, [], "error: unknown setting MAEVE_PROT; did you mean MAEVE_PORT?"),
-        ({}, ["--bundle", "nowhere"], "error: nowhere is not a bundle: it has no manifest.json"),
+        ({}, ["--bundle", "nowhere"], "error: nowhere is no folder; name the one that python -m export wrote"),
     ],
 )
 def test_the_command_ends_with_one_line_and_status_2(
@@ -115,5 +115,22 @@ def test_the_key_reaches_a_child_and_paths_do_too(monkeypatch: pytest.MonkeyPatc
 
 def test_workers_share_places_and_memory() -> None:
     shared = share(Settings(workers=3, max_queue=100, max_images=20, cache_bytes=999, decode_threads=5))
-    assert (shared.max_queue, shared.cache_bytes, shared.decode_threads) == (34, 333, 5)
+    assert (shared.max_queue, shared.cache_bytes, shared.decode_threads) == (34, 333, 2)
     assert share(Settings(workers=8, max_queue=256, max_images=64)).max_queue == 64
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"MAEVE_METRICS_API_KEY": "true"}, "metrics_api_key asks for a key, and there is none"),
+        ({"MAEVE_API_KEY": " "}, "MAEVE_API_KEY: must not begin or end with a blank"),
+        ({"MAEVE_DEVICE": "gpu"}, "MAEVE_DEVICE: must be auto, cpu, cuda or one such as cuda:1, got 'gpu'"),
+    ],
+)
+def test_what_would_do_nothing_or_lock_all_out_is_refused(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], message: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=message):
+        read_settings([])
