@@ -328,7 +328,7 @@ def test_a_writer_killed_before_the_rename_changes_nothing(tmp_path: Path, exist
     process.wait()
     process.stdout.close()
     if before is None:
-        with pytest.raises(BundleError, match="is not a bundle|is no folder"):
+        with pytest.raises(BundleError, match=r"is not a bundle|is no folder"):
             load_bundle(out)
     else:
         assert load_bundle(out) == before
@@ -396,5 +396,5 @@ def test_a_writer_killed_in_the_middle_of_a_file_leaves_nothing_that_loads(tmp_p
     left = [p for p in tmp_path.iterdir() if p.name != "source"]
     assert [p.name.startswith(".out.") for p in left] == [True]  # hidden, and no bundle either
     for folder in (tmp_path / "out", left[0]):
-        with pytest.raises(BundleError, match="is not a bundle|is no folder"):
+        with pytest.raises(BundleError, match=r"is not a bundle|is no folder"):
             load_bundle(folder)

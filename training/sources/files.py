@@ -16,7 +16,21 @@ from bundle.errors import InvalidInput
 from training.errors import TrainingError
 from training.sources.base import Data, Sample, Source
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    ".bmp",
+    ".gif",
+    ".heic",
+    ".jp2",
+    ".jpeg",
+    ".jpg",
+    ".pbm",
+    ".pgm",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
 NPY_SUFFIXES = (".npy",)
 _FILES_PER_CHUNK = 256
 
