@@ -20,6 +20,14 @@ def log_to_stderr(settings: Settings, process: str | None = None) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
+    server = logging.getLogger("uvicorn.error")  # where uvicorn logs all that it does
+    server.setLevel(max(logging.WARNING, root.level))
+    server.addFilter(_is_worth_a_line)
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Not every piece of garbage that a stranger sends: it could fill the disk, and is answered with 400."""
+    return record.msg != "Invalid HTTP request received."
 
 
 class TextLines(logging.Formatter):
