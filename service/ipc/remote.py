@@ -20,8 +20,8 @@ from service.device import Computed, DeviceInfo
 from service.ipc.arena import Arena, Slots
 from service.ipc.framing import Message, ProtocolError
 from service.ipc.link import Link
-from service.ipc.pace import Pace
 from service.ipc.records import Attach, Cancel, Reply, Submit, error_from, unpack_reply
+from service.pace import Pace
 from service.programs import Item, Program
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""How fast a device works for this process."""
+"""How fast images get done: by one device, or of one operation."""
 
 from __future__ import annotations
 
