@@ -126,7 +126,7 @@ def serving(app: FastAPI, **options: Any) -> Iterator[Served]:
     """The app behind uvicorn on a loopback port, on a thread of its own. `options`: for uvicorn, over the service's."""
     config = uvicorn.Config(
         app, loop="uvloop", lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=5,
-        **server_options(app.state.settings) | {"port": 0} | options,
+        **server_options(getattr(app.state, "settings", None) or Settings()) | {"port": 0} | options,
     )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="uvicorn")

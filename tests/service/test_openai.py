@@ -65,7 +65,7 @@ def test_content_parts_and_null_options(served: Served) -> None:
         answer = served.http.post("/v1/embeddings", json=body)
         assert answer.status_code == 200, answer.text
         assert answer.json()["data"][0]["embedding"] == expected(served, photo(1))[0]
-        assert "infer;dur=" in answer.headers["server-timing"]
+        assert "encode;dur=" in answer.headers["server-timing"]
 
 
 def test_the_models(client: openai.OpenAI) -> None:
