@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,11 +125,10 @@ class Traffic:
         self.ledger.sent += 1
         body = self._fresh(self._random.choice(self._subjects).image)
         try:
-            _, writer = await asyncio.open_connection("127.0.0.1", self._port)
-            writer.write(_head(len(body)) + body[: self._random.choice((len(body), len(body) // 2))])
-            await writer.drain()
-            await asyncio.sleep(self._random.uniform(0, 0.03))
-            writer.transport.abort()
+            async with self._connection() as (_, writer):
+                writer.write(_head(len(body)) + body[: self._random.choice((len(body), len(body) // 2))])
+                await writer.drain()
+                await asyncio.sleep(self._random.uniform(0, 0.03))
         except OSError:
             self.ledger.cut += 1
             return
@@ -140,14 +140,13 @@ class Traffic:
         subject = self._random.choice(self._subjects)
         body = self._fresh(subject.image)
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=2**10)
-            writer.write(_head(len(body)) + body)
-            await writer.drain()
-            head = await reader.readuntil(b"\r\n\r\n")
-            await asyncio.sleep(self._random.uniform(0, 0.3))
-            length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-            content = await reader.readexactly(int(length.split(b":")[1]))
-            writer.close()
+            async with self._connection() as (reader, writer):
+                writer.write(_head(len(body)) + body)
+                await writer.drain()
+                head = await reader.readuntil(b"\r\n\r\n")
+                await asyncio.sleep(self._random.uniform(0, 0.3))
+                length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+                content = await reader.readexactly(int(length.split(b":")[1]))
         except (OSError, EOFError, asyncio.IncompleteReadError):
             self.ledger.cut += 1
             return
@@ -155,6 +154,15 @@ class Traffic:
             self._compare([subject], content)
         else:
             self._refused(int(head.split()[1]), content)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """One that takes little at a time, and is gone at the end, whatever came between."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=2**10)
+        try:
+            yield reader, writer
+        finally:
+            writer.transport.abort()
 
     async def _post(
         self,
