@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 
 from bundle.decode import MODES
 from bundle.errors import BundleError
-from bundle.formats import parse_formats
 from bundle.manifest import Manifest
 from bundle.preprocess import preprocess
 from service.batcher import Batcher, Done
@@ -46,8 +45,7 @@ class Decoder:
 
 def make_decoder(manifest: Manifest, settings: Settings) -> Decoder:
     """Within the limits that the settings give. BundleError as from Decoder."""
-    formats = None if settings.formats is None else parse_formats(settings.formats)
-    return Decoder(manifest, max_pixels=settings.max_pixels, formats=formats)
+    return Decoder(manifest, max_pixels=settings.max_pixels, formats=settings.allowed_formats)
 
 
 class DecodePool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from bundle.formats import default_formats, parse_formats
 from service.device import DeviceInfo
 from service.engine import Engine
 from service.settings import Settings
@@ -42,7 +41,7 @@ def describe(engine: Engine, settings: Settings) -> dict[str, Any]:
             name: getattr(settings, name)
             for name in ("max_images", "max_body_bytes", "max_pixels", "max_queue", "timeout_ms")
         },
-        "formats": default_formats() if settings.formats is None else parse_formats(settings.formats),
+        "formats": settings.allowed_formats,
         "image_urls": settings.image_urls,
         "cache": {"memory": settings.cache_bytes > 0, "redis": None if engine.remote is None else engine.remote.up},
     }

@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bundle.decode import MAX_PIXELS
-from bundle.formats import DEFAULT, parse_formats
+from bundle.formats import DEFAULT, default_formats, parse_formats
 from bundle.store import Bundle
 from runtime import DEVICE_PATTERN, PrecisionName, Runtime, RuntimeName, open_runtime
 from service.cors import parse_origins
@@ -233,6 +233,11 @@ class Settings(BaseSettings):
     def has_device_processes(self) -> bool:
         """Whether devices run in processes of their own."""
         return self.workers > 1 or len(self.device_names) > 1
+
+    @property
+    def allowed_formats(self) -> tuple[str, ...]:
+        """The image formats that are read."""
+        return default_formats() if self.formats is None else parse_formats(self.formats)
 
     def bundle_folder(self) -> Path:
         """Where the bundle's path leads now, settled once: a link that is turned to another folder meanwhile must not

@@ -22,7 +22,7 @@ import uvloop
 
 from bundle.errors import BundleError, MaeveError
 from bundle.store import load_bundle
-from service.decoding import Decoder
+from service.decoding import make_decoder
 from service.device import LocalDevice
 from service.ipc.child import BEAT_S, Start, beat, begin, end_with_parent, next_message
 from service.ipc.framing import Control
@@ -82,7 +82,7 @@ def _open(start: Start) -> Opened:
     bundle = load_bundle(Path(start.message["bundle"]))
     if bundle.manifest.digest != digest:
         raise BundleError(f"{bundle.path}: another bundle than {digest[:12]} stands there now; SIGHUP switches to it")
-    Decoder(bundle.manifest, max_pixels=settings.max_pixels)  # the workers will want one
+    make_decoder(bundle.manifest, settings)  # the workers will want one
     return open_bundle(bundle, settings.on_device(start.message["device"]))
 
 
