@@ -34,6 +34,7 @@ OPEN = frozenset({
     "/", "/livez", "/readyz", "/startupz", "/metrics", "/info", "/docs", "/openapi.json", "/v2/health/live",
     "/v2/health/ready",
 })  # fmt: skip
+_OPEN_FILES = "/static/"  # what the page is made of
 _CLIENT_LEFT = 499  # nobody reads it; nginx's number, for the metrics
 
 access_log = logging.getLogger("service.access")
@@ -111,7 +112,7 @@ class GateMiddleware:
             scope = {**scope, "method": "GET"}  # a copy: the server looks at its own, and leaves out the body
         scope["maeve.record"] = record
         REQUEST_ID.set(record.request_id)
-        passage = _Passage(receive, send, record, self._gate, works=scope["path"] not in OPEN)
+        passage = _Passage(receive, send, record, self._gate, works=not is_open(scope["path"], OPEN))
         try:
             await self._pass(scope, headers, passage)
         except Exception as e:  # noqa: BLE001 - the outermost place: every error gets an answer
@@ -122,7 +123,7 @@ class GateMiddleware:
                 self._tracing.tell(record, headers)
 
     async def _pass(self, scope: Scope, headers: dict[bytes, bytes], passage: _Passage) -> None:
-        if self._keyring is not None and scope["path"] not in self._open:
+        if self._keyring is not None and not is_open(scope["path"], self._open):
             key = self._keyring.find(_sent_key(headers))
             if key is None:
                 raise Unauthorized("send the API key as Authorization: Bearer KEY, or as X-API-Key: KEY")
@@ -253,6 +254,11 @@ class _Passage:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.abort(None)
+
+
+def is_open(path: str, paths: frozenset[str]) -> bool:
+    """Whether the path is one of these, or that of a file of the page."""
+    return path in paths or path.startswith(_OPEN_FILES)
 
 
 def _route(scope: Scope) -> str:

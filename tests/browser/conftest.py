@@ -1,0 +1,172 @@
+"""A real Chromium before a real service. `make test` skips these tests where there is no Chromium, and says so.
+
+A page that logs an error, throws one, or asks another host for anything fails its test. Screenshots go to
+build/screenshots, or where MAEVE_SCREENSHOTS says.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+
+from tests.service.helpers import eventually, free_port
+
+ROOT = Path(__file__).parents[2]
+SCREENSHOTS = Path(os.environ.get("MAEVE_SCREENSHOTS", ROOT / "build" / "screenshots"))
+SAMPLES = ROOT / "service" / "static" / "samples"
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+_RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}}
+
+Scheme = Literal["light", "dark"]
+OpenPage = Callable[..., Page]
+
+
+@dataclass
+class Complaints:
+    """What a page did that no page may do. `expected`: parts of messages that the test provokes."""
+
+    found: list[str] = field(default_factory=list)
+    expected: list[str] = field(default_factory=list)
+
+    def watch(self, page: Page, home: str) -> None:
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.found.append(f"error: {error}"))
+        page.on("request", lambda request: self._request(request, home))
+
+    def unexpected(self) -> list[str]:
+        return [each for each in self.found if not any(part in each for part in self.expected)]
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.found.append(f"{message.type}: {message.text}")
+
+    def _request(self, request: Request, home: str) -> None:
+        if not request.url.startswith((home, "data:", "blob:")):
+            self.found.append(f"asked for {request.url}")
+
+
+def _chromium() -> str | None:
+    return os.environ.get("CHROMIUM") or next((path for name in _NAMES if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def running_service(*flags: str, bundle: Path = ROOT / "models" / "default", **environment: str) -> Iterator[str]:
+    """The address of `python -m service` with these flags and MAEVE_ settings."""
+    port = free_port()
+    command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", str(port), *flags]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MAEVE_")}
+    process = subprocess.Popen(command, cwd=ROOT, env=clean | environment)
+    url = f"http://127.0.0.1:{port}/"
+    try:
+        eventually(lambda: process.poll() is not None or _ready(url), 60)
+        assert process.poll() is None, "the service did not start"
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}readyz", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[str]:
+    """The address of a service with the bundle in models/default, for all tests here."""
+    with running_service() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")  # not longer: its event loop must not outlive these tests
+def browser() -> Iterator[Browser]:
+    path = _chromium()
+    if path is None:
+        pytest.skip(f"there is no Chromium: install one of {', '.join(_NAMES)}, or name it in CHROMIUM")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def complaints() -> Iterator[Complaints]:
+    """Errors on the console and requests to elsewhere, of all pages of a test; it fails at its end if there are any."""
+    complaints = Complaints()
+    yield complaints
+    assert complaints.unexpected() == []
+
+
+@pytest.fixture
+def open_page(browser: Browser, service: str, complaints: Complaints) -> Iterator[OpenPage]:
+    """open_page(url=service, *, width=1280, height=900, scheme="light") -> a page in a context of its own."""
+    contexts = []
+
+    def open_(
+        url: str = service, *, width: int = 1280, height: int = 900, scheme: Scheme = "light", touch: bool = False
+    ) -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, has_touch=touch,
+            permissions=["clipboard-read", "clipboard-write"] if url.startswith("http") else [],
+        )  # fmt: skip
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        complaints.watch(page, url.rsplit("/", 1)[0])
+        page.goto(url)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def page(open_page: OpenPage) -> Page:
+    """The service's page, 1280 pixels wide, light."""
+    return open_page()
+
+
+def take_sample(page: Page, title: str = "A cat") -> None:
+    """Choose one of the page's samples by its title."""
+    page.get_by_role("button", name=title, exact=True).first.click()
+
+
+def screenshot(page: Page, name: str) -> Path:
+    """Keep a picture of the whole page."""
+    path = SCREENSHOTS / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=path, full_page=True)
+    return path
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds against WCAG 2.1 AA, and its best practices."""
+    results = Axe().run(page, options=_RULES)
+    return [
+        f"{each['id']}: {each['help']}: {[node['html'] for node in each['nodes']]}"
+        for each in results.response["violations"]
+    ]
+
+
+def overflows(page: Page) -> bool:
+    """Whether the page is wider than its window."""
+    return bool(page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))
