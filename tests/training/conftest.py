@@ -50,7 +50,7 @@ def no_reports() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("pretrain", "finetune", "probe"):
             patch.setattr(f"training.{name}.write_report", lambda run: run)
-        patch.setattr("training.pretrain.write_features", lambda *_args, **_options: None)
+        patch.setattr("training.pretraining.write_features", lambda *_args, **_options: None)
         yield
 
 
