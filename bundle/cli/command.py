@@ -112,8 +112,8 @@ class Interface:
             return f"{text!r} belongs to no flag; {self.prog} --help lists them"
         known = [flag.spelling for flag in (*self.flags, _HELP, _VERSION) if not flag.is_positional]
         known += [f"--no-{flag.spelling[2:]}" for flag in self.flags if flag.is_switch]
-        meant = closest(text.replace("_", "-"), known)
-        hint = f"{self.prog} --help lists them" if meant is None else f"did you mean {meant}?"
+        meant = closest(text.strip("-").replace("_", "-"), [spelling[2:] for spelling in known])
+        hint = f"{self.prog} --help lists them" if meant is None else f"did you mean --{meant}?"
         return f"there is no flag {text}; {hint}"
 
     def _missing(self, missing: Sequence[Flag]) -> str:
@@ -187,7 +187,7 @@ def _left(flag: Flag) -> str:
 
 def _right(flag: Flag) -> str:
     said = flag.help
-    if flag.choices and flag.metavar == "NAME":
+    if any(choice not in said for choice in flag.choices) and flag.metavar == "NAME":
         said += f" One of {', '.join(flag.choices)}."
     return f"{said} Default: {flag.default}." if flag.default is not None else said
 
