@@ -28,7 +28,7 @@ COMMAND = Command(
         "python -m export.bench models/default --runtimes onnxruntime,openvino --device cpu --rounds 3",
         "python -m export.bench bundles/photos --images photos --keep 0.5 --out keep-half.json",
     ),
-    page="docs/engines.md",
+    page="docs/export.md",
     statuses={1: "done, but an engine failed; the others are in the document",
               130: "stopped by Ctrl-C; no figures were written"},
 )  # fmt: skip

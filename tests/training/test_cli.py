@@ -15,6 +15,7 @@ from training.errors import RunFailed, Terminated, TrainingError, run_command
 from training.finetune import FinetuneConfig, finetune
 from training.packed import PackedDataset
 from training.probe import ProbeConfig, probe
+from training.report import write_report
 
 Command = Callable[..., Any]
 
@@ -196,9 +197,15 @@ def test_pack_says_what_it_packed(photos: Path, tmp_path: Path, command: Command
 
 
 def test_each_command_ends_with_its_result_on_stdout(
-    packed: PackedDataset, other_photos: Path, tmp_path: Path, tiny: dict[str, Any], command: Command
+    packed: PackedDataset,
+    other_photos: Path,
+    tmp_path: Path,
+    tiny: dict[str, Any],
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The three commands of the documentation, one after the other."""
+    """The three commands of the documentation, one after the other; the first with its report."""
+    monkeypatch.setattr("training.pretraining.write_report", write_report)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in tiny.items()]
     run, labeled = tmp_path / "run", ["--data", packed.folder, "--test", other_photos, "--init", tmp_path / "run"]
     pretrained = command("training.pretrain", "--data", packed.folder, "--out", run, "--epochs", 2, *flags)
