@@ -29,9 +29,11 @@ STATUSES: Mapping[int, str] = {
     141: "nobody read the output to its end, as with | head",
 }
 _NARROWEST, _WIDEST, _INDENT = 60, 100, 26
-_HELP = Flag(name="help", spelling="--help", takes=bool, help="Print this and end.", default=None, group="about")
-_VERSION = Flag(name="version", spelling="--version", takes=bool, help="Print the version and end.", default=None,
-                group="about")  # fmt: skip
+_ABOUT = "about"
+_HELP = Flag(name="help", spelling="--help", takes=bool, help="Print this and end.", default=None, group=_ABOUT)
+_VERSION = Flag(
+    name="version", spelling="--version", takes=bool, help="Print the version and end.", default=None, group=_ABOUT
+)
 
 
 @dataclass(frozen=True, kw_only=True)

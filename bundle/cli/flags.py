@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from difflib import get_close_matches
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from pathlib import Path
 from types import NoneType, UnionType
@@ -103,7 +103,7 @@ def flags_of(config: type[Any], *, prefix: str = "") -> list[Flag]:
     hints = get_type_hints(config, include_extras=True)
     found: list[Flag] = []
     for owner, field in _fields_by_owner(config):
-        said = _docs(owner).get(field.name, "")
+        said = _docs(owner).get(field.name, "")  # type: ignore[arg-type]  # mypy looks for a hash of its instances
         hint = hints[field.name]
         if is_dataclass(hint):
             assert isinstance(hint, type)
@@ -231,6 +231,7 @@ def _fields_by_owner(config: type[Any]) -> Iterator[tuple[type[Any], Field[Any]]
         yield from ((owner, field) for field in owners if owners[field] is owner)
 
 
+@cache
 def _docs(owner: type[Any]) -> dict[str, str]:
     """The string below each field, which Python itself does not keep."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
