@@ -31,8 +31,9 @@ from export.bench.candidates import PRECISIONS, RUNTIMES, find_candidates
 from export.bench.client import EngineFailed, Worker
 from export.bench.inputs import comparison_inputs, read_images
 from export.bench.rounds import peak_precision
+from export.config import ExportConfig
 from export.flops import encoder_flops
-from export.pipeline import ExportConfig, export_run
+from export.pipeline import export_run
 from mae.config import PRESETS, preset
 from mae.weights import save_model
 from runtime.agreement import cosines

@@ -20,9 +20,9 @@ import torch
 from benchmarks.report import Report
 from benchmarks.synthetic import write_pack
 from training import loop
+from training.compute import FeedName
 from training.device import pick_device
 from training.errors import Terminated
-from training.feed import FeedName
 from training.pretrain import PretrainConfig, pretrain
 from training.recipes import RECIPES, Recipe
 

@@ -2,62 +2,43 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from types import FrameType
 
-import tyro
-
-from bundle.errors import MaeveError
+from bundle.cli.command import Command
 from bundle.manifest import GraphName, ImageParity, Parity, Precision
 from bundle.store import Bundle
-from export.errors import ParityError
-from export.formats.write import check_flags, export_as
-from export.pipeline import ExportConfig, export_run
+from export.config import ExportConfig
+from export.errors import run_command
 
-EXIT_DIFFERS = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
+COMMAND = Command(
+    config=ExportConfig,
+    module="export",
+    examples=(
+        "python -m export runs/photos --out bundles/photos",
+        "python -m export runs/photos --classifier runs/tuned --out bundles/photos --name photos-1",
+        "python -m export runs/photos --out bundles/photos --precision fp32 --overwrite",
+        "python -m export runs/photos --out triton-models --format triton --triton.device gpu",
+    ),
+    page="docs/export.md",
+    statuses={1: "a graph does not compute what torch computes; nothing was written",
+              130: "stopped by Ctrl-C; nothing was written"},
+)  # fmt: skip
 
 
 def main() -> None:
-    config = tyro.cli(ExportConfig, prog="python -m export")
-    interrupted = _watch_interrupts()
-    try:
-        text = _export(config)
-    except (Exception, KeyboardInterrupt) as e:
-        if interrupted.is_set():  # torch turns one in the middle of its own work into errors of other kinds
-            print("stopped; nothing was written", file=sys.stderr)
-            sys.exit(EXIT_INTERRUPTED)
-        if not isinstance(e, MaeveError):
-            raise
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(EXIT_DIFFERS if isinstance(e, ParityError) else EXIT_USAGE)
-    print(text)
+    run_command(_export, stopped="stopped; nothing was written")
 
 
-def _watch_interrupts() -> threading.Event:
-    """Set once Ctrl-C was pressed, which raises KeyboardInterrupt as ever."""
-    seen = threading.Event()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        seen.set()
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, interrupt)
-    return seen
-
-
-def _export(config: ExportConfig) -> str:
-    """What to print."""
+def _export() -> None:
+    config = COMMAND.parse()
+    from export.formats.write import check_flags, export_as  # not above: --help does not wait for torch
+    from export.pipeline import export_run
 
     def progress(line: str) -> None:
         print(line, file=sys.stderr)
 
     check_flags(config)
-    return summary(export_run(config, progress)) if config.format == "bundle" else export_as(config, progress)
+    print(summary(export_run(config, progress)) if config.format == "bundle" else export_as(config, progress))
 
 
 def summary(bundle: Bundle) -> str:

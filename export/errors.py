@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from bundle.cli.ending import BAD_RESULT, NOT_DONE, run
 from bundle.errors import MaeveError
 
 
@@ -11,3 +14,8 @@ class ExportError(MaeveError):
 
 class ParityError(MaeveError):
     """An exported graph does not compute what torch computes."""
+
+
+def run_command(command: Callable[[], None], *, stopped: str = "stopped") -> None:
+    """Run a command by the rule of bundle.cli.ending. stopped: what Ctrl-C says."""
+    run(command, statuses={ParityError: BAD_RESULT, MaeveError: NOT_DONE}, stopped=stopped)

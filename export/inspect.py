@@ -13,22 +13,23 @@ from typing import Annotated, Any
 
 import numpy as np
 import onnx
-import tyro
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from bundle.arrays import read_npz
+from bundle.cli.command import Command
+from bundle.cli.ending import BAD_RESULT
+from bundle.cli.flags import Positional
 from bundle.errors import BundleError
 from bundle.golden import golden_faults
 from bundle.manifest import GOLDEN_FILE, GraphName, GraphSpec, Manifest, Parity, Precision
 from bundle.store import audit
+from export.errors import run_command
 from export.external import external_files
 from export.flops import graph_flops
 from export.inspect_page import show
 from runtime.specs import Tensors, check_graph
 
-EXIT_FAULTY = 1
-EXIT_USAGE = 2
 _REPEATED_BYTES = 4096  # smaller than this, equal arrays are biases of zeros and the like, and cost nothing
 
 
@@ -36,10 +37,22 @@ _REPEATED_BYTES = 4096  # smaller than this, equal arrays are biases of zeros an
 class InspectConfig:
     """Verify every file of a bundle, and print what is in it."""
 
-    bundle: Annotated[Path, tyro.conf.Positional]
+    bundle: Annotated[Path, Positional("BUNDLE")]
     """The bundle's folder."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: bool = False
     """Print one JSON document instead of tables."""
+
+
+COMMAND = Command(
+    config=InspectConfig,
+    module="export.inspect",
+    examples=(
+        "python -m export.inspect models/default",
+        "python -m export.inspect models/default --json > inspection.json",
+    ),
+    page="docs/export.md",
+    statuses={1: "there are faults; do not serve it"},
+)
 
 
 @dataclass(frozen=True)
@@ -218,18 +231,18 @@ def _one_line(error: Exception) -> str:
 
 
 def main() -> None:
-    config = tyro.cli(InspectConfig, prog="python -m export.inspect")
-    try:
-        found = inspect(config.bundle)
-    except BundleError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
+    run_command(_inspect)
+
+
+def _inspect() -> None:
+    config = COMMAND.parse()
+    found = inspect(config.bundle)
     if config.json:
         print(json.dumps(found.document(), indent=2, ensure_ascii=False))
     else:
         show(found)
     if found.faults:
-        sys.exit(EXIT_FAULTY)
+        sys.exit(BAD_RESULT)
 
 
 if __name__ == "__main__":

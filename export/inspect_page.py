@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from bundle.cli.paper import paper
 from bundle.manifest import Manifest, Parity
-from export.tables import Cell, fields_table, new_table, paper
+from export.tables import Cell, fields_table, new_table
 
 if TYPE_CHECKING:
     from export.inspect import GraphFacts, Inspection

@@ -2,76 +2,36 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 
+from bundle.cli.version import maeve_version
 from bundle.labels import encode_labels
 from bundle.manifest import GOLDEN_FILE, LABELS_FILE, NAME_PATTERN, GraphSpec, Pooling, Precision, Preprocess
 from bundle.store import Bundle, check_destination, write_bundle
+from export.config import ExportConfig, Int8
 from export.errors import ExportError
-from export.formats.options import Format, TritonOptions
 from export.images import RealImages, find_images
 from export.onnx import GraphFile
 from export.plan import GraphPlan, plan_graphs
 from export.runs import ClassifierRun, PretrainedRun, read_classifier, read_pretrained
-from export.variants import Int8, Material, Variant, make_float, make_int8
+from export.variants import Material, Variant, make_float, make_int8
 from export.verify import Case, golden_arrays, image_inputs, make_cases, make_image_cases
 from mae.classifier import LinearHead
 from mae.model import MaskedAutoencoder
 from mae.pretrained import Pretrained
 
 Progress = Callable[[str], None]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _FEW = 32
 _COMPARED, _CALIBRATING = 64, 64  # real images, of up to 256: more change no figure by what matters, and take minutes
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportConfig:
-    """Export a pre-trained network, and a classifier with it, as a bundle that the service can serve."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """The --out of training.pretrain, or public weights: FAIR's, timm's or Hugging Face's; for triton also a bundle."""
-    out: Path
-    """The folder to be made."""
-    format: Format = "bundle"
-    """A bundle, a Triton model repository, or weights for transformers (hf) or timm."""
-    classifier: Path | None = None
-    """The --out of training.finetune or training.probe, begun from the same run, or public weights with a head."""
-    precision: str = "fp32,fp16,int8"
-    """The variants, of fp32, fp16 and int8; fp32 is always among them, int8 where it holds what it must."""
-    int8: Int8 = "auto"
-    """How int8 is made: the faster way that is close enough, or one that is taken whatever its speed."""
-    images: Path | None = None
-    """Real images to compare on and to calibrate by: a folder, or an .npz file. Default: those that the run left."""
-    name: str | None = None
-    """The bundle's name. Default: the run folder's."""
-    pooling: Pooling | None = None
-    """What /embed gives when nothing else is asked for. Default: what the classifier pools, else mean."""
-    overwrite: bool = False
-    """Replace what an earlier export wrote to --out."""
-    triton: TritonOptions = field(default_factory=TritonOptions)
-    """For --format triton."""
-
-    @property
-    def precisions(self) -> tuple[Precision, ...]:
-        """Without repetition, in the order of the manifest. ExportError for a name that is none."""
-        given = {name.strip() for name in self.precision.split(",")}
-        unknown = given - set(PRECISIONS)
-        if unknown:
-            raise ExportError(f"--precision must be of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        return tuple(name for name in PRECISIONS if name == "fp32" or name in given)
 
 
 def export_run(config: ExportConfig, progress: Progress = lambda _: None) -> Bundle:
@@ -216,7 +176,7 @@ def _manifest_fields(config: ExportConfig, run: PretrainedRun, classifier: Class
             "epochs": run.document.epochs,
             "metrics": run.document.finite_metrics | ({} if classifier is None else classifier.document.finite_metrics),
             "git_commit": run.document.git_commit,
-            "maeve_version": _version(),
+            "maeve_version": maeve_version(),
         },
     }
 
@@ -236,13 +196,6 @@ def _pooling(classifier: ClassifierRun | None) -> Pooling:
     if isinstance(network, LinearHead):
         return network.config.inputs[0] if len(network.config.inputs) == 1 else "mean"
     return network.config.pooling
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("maeve")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"
 
 
 def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:

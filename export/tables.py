@@ -1,26 +1,14 @@
-"""Tables for a terminal of 100 columns; the same, without colours, where the output goes into a pipe or a file."""
+"""Tables of at least 100 columns; bundle.cli.paper prints them."""
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Mapping
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 Cell = str | Text
-_WIDTH = 100
-
-
-def paper() -> Console:
-    """stdout. Rich would cut tables that a narrow terminal or a pipe's 80 columns do not fit, and a figure that is cut
-    is worth less than a line that wraps; brackets it would take for its own markup.
-    """
-    width = max(_WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else _WIDTH
-    return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
 def new_table(title: str, *columns: str) -> Table:

@@ -11,19 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
-from bundle.errors import MaeveError, RuntimeUnavailable
+from bundle.cli.command import Command
+from bundle.cli.flags import Positional
+from bundle.errors import RuntimeUnavailable
 from bundle.manifest import GraphName, Precision
 from bundle.store import Bundle, load_bundle
-from export.errors import ExportError, ParityError
+from export.errors import ExportError, ParityError, run_command
 from runtime.selfcheck import prove
 from runtime.trt.engine import Workshop, open_workshop
 from runtime.trt.runtime import TensorRTRuntime
-
-EXIT_DIFFERS = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
 
 Progress = Callable[[str], None]
 
@@ -32,7 +28,7 @@ Progress = Callable[[str], None]
 class TensorRTConfig:
     """Build a bundle's TensorRT engines for the GPU of this machine, prove them and keep them for the service."""
 
-    bundle: Annotated[Path, tyro.conf.Positional]
+    bundle: Annotated[Path, Positional("BUNDLE")]
     """The bundle's folder."""
     precision: Precision | None = None
     """What is computed in. Default: fp16 if the bundle comes in it, else fp32, as the service chooses."""
@@ -44,6 +40,20 @@ class TensorRTConfig:
     """Most images per call. Default: what engines in the cache were built for, else 64."""
     rebuild: bool = False
     """Build engines that are in the cache already, too."""
+
+
+COMMAND = Command(
+    config=TensorRTConfig,
+    module="export.tensorrt",
+    examples=(
+        "python -m export.tensorrt bundles/photos",
+        "python -m export.tensorrt bundles/photos --precision fp16 --max-batch 128",
+        "python -m export.tensorrt bundles/photos --engine-cache /var/cache/maeve --rebuild",
+    ),
+    page="docs/tensorrt.md",
+    statuses={1: "an engine computes something else than the export saw",
+              130: "stopped by Ctrl-C; the engines that are done are kept"},
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,15 +69,17 @@ class EngineRow:
 
 
 def main() -> None:
-    config = tyro.cli(TensorRTConfig, prog="python -m export.tensorrt")
+    run_command(_build_all, stopped="interrupted; the engines that are done are kept")
+
+
+def _build_all() -> None:
+    config = COMMAND.parse()
     try:
         workshop, rows = build_engines(config, show_progress)
     except KeyboardInterrupt:
-        print("\ninterrupted; the engines that are done are kept", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
-    except MaeveError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(EXIT_DIFFERS if isinstance(e, ParityError) else EXIT_USAGE)
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # below the line that shows how far it was
+        raise
     print(summary(workshop, rows))
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bundle.manifest import GraphName, GraphSpec, Parity, Precision
 from bundle.store import Bundle
+from export.config import Int8
 from export.errors import ParityError
 from export.onnx import GraphFile, write_onnx
 from export.plan import GraphPlan
@@ -20,7 +21,6 @@ from export.speed import Timing, fastest
 from export.verify import LIMITS, Case, Figures, ImageCase, Run, fault, on_images, on_made_up, parity_of, runner
 from runtime.base import Arrays
 
-Int8 = Literal["auto", "dynamic", "static"]
 Draft = Callable[[str, GraphSpec, Iterable[GraphFile]], Bundle]
 
 _KINDS: dict[Int8, tuple[Quantization, ...]] = {

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from mae.config import MAEConfig
+from mae.config import Feature, MAEConfig, Pooling
 from mae.layers import NORM_EPS
 from mae.model import Encoder, patchify
 
-Pooling = Literal["cls", "mean"]
-Feature = Literal["cls", "mean"]
 HEAD_STD = 2e-5  # the paper's code: a head that starts near zero
 
 

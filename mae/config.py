@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 Target = Literal["raw", "normalized"]
 Loss = Literal["mse", "l1"]
+Pooling = Literal["cls", "mean"]
+Feature = Literal["cls", "mean"]
 PresetName = Literal["tiny", "small", "base", "large", "huge"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

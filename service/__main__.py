@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,32 +16,36 @@ if TYPE_CHECKING:
 log = logging.getLogger("service")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0 after a drain or a check, 2 for settings, bundles and runtimes that cannot be served."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Returns after a drain or a check; SystemExit with 2 for settings, bundles and runtimes that cannot be served."""
+    from bundle.cli.ending import NOT_DONE, run
+    from bundle.errors import MaeveError
+    from service.settings import SettingsError
+
+    run(lambda: _serve_or_check(argv), statuses={SettingsError: NOT_DONE, MaeveError: NOT_DONE})
+
+
+def _serve_or_check(argv: Sequence[str] | None) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     # Until a server listens for Ctrl+C it ends the process: as an exception it may be lost in the imports below.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from bundle.errors import MaeveError
+    from service.settings import read_command
+
+    settings, only_check = read_command(argv)
     from service.listening import bind
     from service.logs import log_to_stderr
-    from service.settings import SettingsError, read_command
 
-    try:
-        settings, only_check = read_command(sys.argv[1:] if argv is None else argv)
-        log_to_stderr(settings, "supervisor" if settings.has_device_processes and not only_check else None)
-        if only_check:
-            return check(settings)
-        sockets = bind(settings)
-        if settings.has_device_processes:
-            from service.supervisor import supervise
+    log_to_stderr(settings, "supervisor" if settings.has_device_processes and not only_check else None)
+    if only_check:
+        check(settings)
+        return
+    sockets = bind(settings)
+    if settings.has_device_processes:
+        from service.supervisor import supervise
 
-            supervise(settings, sockets)
-        else:
-            serve(settings, sockets)
-    except (SettingsError, MaeveError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    return 0
+        supervise(settings, sockets)
+    else:
+        serve(settings, sockets)
 
 
 def serve(settings: Settings, sockets: list[socket.socket]) -> None:
@@ -59,7 +62,7 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> None:
     make_server(app, settings, Reloader(app)).run(sockets=sockets)
 
 
-def check(settings: Settings) -> int:
+def check(settings: Settings) -> None:
     """Open what the settings name, on each device, and say on standard output what would be served."""
     from service.opening import load, open_bundle
 
@@ -68,8 +71,7 @@ def check(settings: Settings) -> int:
         opened = open_bundle(bundle, settings.on_device(name))
         opened.runtime.close()
         print(f"ready to serve {opened}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -10,17 +10,18 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bundle.cli.version import maeve_version
 from bundle.store import Bundle
 from runtime import Runtime
 from service import schemas
 from service.call import DirectRouter
-from service.cors import Cors, parse_origins
+from service.cors import Cors
 from service.engine import Engine
 from service.fetch import make_fetcher
 from service.gate import Gate, GateMiddleware
-from service.info import maeve_version
 from service.metrics import Metrics
 from service.opening import Opened, load, open_bundle, start_engine
+from service.origins import parse_origins
 from service.routes import classify, embed, kserve, openai, ops, pages, reconstruct
 from service.settings import Settings
 from service.tracing import open_tracing

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from fastapi import Response
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -11,8 +9,6 @@ from starlette.types import ASGIApp
 
 from bundle.errors import InvalidInput
 from service.errors import error_response
-
-ANY = "*"
 
 _METHODS = ("GET", "POST")
 # What a page may send beyond what browsers always allow, and what it may read of an answer
@@ -24,18 +20,6 @@ _RESPONSE_HEADERS = (
     "Inference-Header-Content-Length", "Maeve-Cached", "Maeve-Digest", "Maeve-Dtype", "Maeve-Model", "Maeve-Pooling",
     "Maeve-Shape", "Retry-After", "Server-Timing", "X-Request-Id",
 )  # fmt: skip
-_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
-
-
-def parse_origins(text: str) -> tuple[str, ...]:
-    """Of MAEVE_CORS_ORIGINS: origins as browsers send them, or * alone. ValueError naming the one that is none."""
-    origins = tuple(origin.strip() for origin in text.split(","))
-    if origins == (ANY,):
-        return origins
-    for origin in origins:
-        if not _ORIGIN.fullmatch(origin):
-            raise ValueError(f"{origin!r} is no origin such as https://app.example.org, nor * alone")
-    return origins
 
 
 class Cors(CORSMiddleware):

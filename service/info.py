@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from bundle.cli.version import maeve_version
 from service.device import DeviceInfo
 from service.engine import Engine
 from service.settings import Settings
@@ -56,11 +56,3 @@ def _device(info: DeviceInfo) -> dict[str, Any]:
         "max_batch": info.max_batch,
         **info.details,
     }
-
-
-def maeve_version() -> str:
-    """The installed version; "0+source" when run from a checkout that was never installed."""
-    try:
-        return version("maeve")
-    except PackageNotFoundError:
-        return "0+source"

@@ -5,15 +5,18 @@ A plain hash is enough: a key is 32 random bytes, which nobody guesses at any sp
 
 from __future__ import annotations
 
-import argparse
 import hmac
 import math
 import re
 import secrets
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Annotated
+
+from bundle.cli.command import Command
+from bundle.cli.ending import run
+from bundle.cli.flags import Positional, UsageError
 
 SHORT_FORM = "default"  # the name of the one key of MAEVE_API_KEY
 
@@ -86,22 +89,39 @@ def _parse_rate(text: str, name: str) -> float:
     return rate
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print a new key and its entry. The exit status: 0, or 2 for a name or rate that MAEVE_API_KEYS would not take."""
-    parser = argparse.ArgumentParser(prog="python -m service.keys", description="Make an API key.")
-    parser.add_argument("name", metavar="NAME", help="whose key it is, for the logs")
-    parser.add_argument("--rate", metavar="R", help="requests per second, instead of MAEVE_RATE_LIMIT")
-    args = parser.parse_args(argv)
+@dataclass(frozen=True, kw_only=True)
+class KeyConfig:
+    """Make an API key, and print it beside the entry by which the service knows it."""
+
+    name: Annotated[str, Positional("NAME")]
+    """Whose key it is, for the logs: up to 64 letters, digits, dots, dashes or underscores."""
+    rate: str | None = None
+    """Requests per second. Default: MAEVE_RATE_LIMIT."""
+
+
+COMMAND = Command(
+    config=KeyConfig,
+    module="service.keys",
+    examples=("python -m service.keys ada", "python -m service.keys nightly-job --rate 20"),
+    page="docs/security.md",
+)
+
+
+def main() -> None:
+    run(_make, statuses={})
+
+
+def _make() -> None:
+    config = COMMAND.parse()
     key = _PREFIX + secrets.token_urlsafe(_NUM_BYTES)
-    entry = f"{args.name}:{hashed(args.name, key).digest.hex()}" + ("" if args.rate is None else f":{args.rate}")
+    rate = "" if config.rate is None else f":{config.rate}"
+    entry = f"{config.name}:{hashed(config.name, key).digest.hex()}{rate}"
     try:
         parse_keys(entry)
     except ValueError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
+        raise UsageError(str(e)) from e
     print(f"key, shown this once:      {key}\nentry for MAEVE_API_KEYS:  {entry}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -5,27 +5,35 @@ Units stand in the names: `_bytes`, `_ms`, `_s`.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from bundle.cli.command import Interface
+from bundle.cli.flags import Flag
 from bundle.decode import MAX_PIXELS
 from bundle.formats import DEFAULT, default_formats, parse_formats
 from bundle.store import Bundle
 from runtime import DEVICE_PATTERN, PrecisionName, Runtime, RuntimeName, open_runtime
-from service.cors import parse_origins
 from service.keys import SHORT_FORM, Key, hashed, parse_keys
+from service.origins import parse_origins
 from service.redis_url import parse_redis_url
 
 PREFIX = "MAEVE_"
+EXAMPLES: Final = (
+    "python -m service --bundle models/default",
+    "python -m service --bundle bundles/photos --host 0.0.0.0 --port 9000",
+    "python -m service --bundle bundles/photos --device cuda:0 --redis-url redis://localhost:6379/0",
+    "python -m service --bundle bundles/photos --check",
+)
 
 _DEVICES = r"^(cpu|cuda(:\d+)?)(,(cpu|cuda(:\d+)?))*$"
 
@@ -270,22 +278,61 @@ class Settings(BaseSettings):
         return init_settings, _StrictEnv(settings_cls)
 
 
-def read_settings(argv: Sequence[str]) -> Settings:
-    """The settings of a command line over those of the environment.
+def read_settings(argv: Sequence[str] | None = None) -> Settings:
+    """The settings of a command line, by default this process's, over those of the environment.
 
-    SettingsError naming the setting that is unknown or out of range; SystemExit for --help and unknown flags.
+    SettingsError naming the setting that is unknown or out of range, UsageError for an unknown flag; SystemExit for
+    --help and --version.
     """
     return read_command(argv)[0]
 
 
-def read_command(argv: Sequence[str]) -> tuple[Settings, bool]:
+def read_command(argv: Sequence[str] | None = None) -> tuple[Settings, bool]:
     """As `read_settings`, and whether --check was given."""
-    flags = vars(_parser(Settings.model_fields).parse_args(argv))
-    only_check = flags.pop("check")
+    texts = interface().read(argv)
+    only_check = bool(texts.pop("check", False))
+    flags: dict[str, Any] = {name: text[0] for name, text in texts.items() if not isinstance(text, bool)}
     try:
         return Settings(**flags), only_check
     except ValidationError as e:
         raise SettingsError("; ".join(_describe(error["loc"], error["msg"], flags) for error in e.errors())) from e
+
+
+def interface() -> Interface:
+    """The command line: a flag for every setting but the key, since the list of processes shows flags to everybody."""
+    check = Flag(
+        name="check", spelling="--check", takes=bool, default=None,
+        help="Open the bundle, prove it, say what would be served, and end.",
+    )  # fmt: skip
+    settings = [_setting(name, field) for name, field in Settings.model_fields.items() if name != "api_key"]
+    return Interface(
+        module="service",
+        sentence="Serve a bundle over HTTP.",
+        about="Every setting is a variable too: --max-queue is MAEVE_MAX_QUEUE, and a flag overrides it. "
+        "MAEVE_API_KEY has no flag.",
+        flags=(check, *settings),
+        examples=EXAMPLES,
+        page="docs/settings.md",
+        statuses={
+            0: "done: told to stop by SIGTERM or Ctrl-C, it finished what was in flight; or the check passed",
+            130: "stopped by Ctrl-C before it served",
+        },
+    )
+
+
+def _setting(name: str, field: FieldInfo) -> Flag:
+    """What pydantic checks is no matter of the command line, whose types only show what to write."""
+    return Flag(
+        name=name, spelling=_flag(name), takes=_shown_as(field.annotation), help=field.description or "",
+        default=show_default(field), group="settings",
+    )  # fmt: skip
+
+
+def _shown_as(annotation: Any) -> Any:
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    if NoneType in get_args(annotation):
+        annotation = get_args(kinds[0])[0] if get_origin(kinds[0]) is Annotated else kinds[0]
+    return Literal["true", "false"] if annotation is bool else annotation
 
 
 def _describe(loc: tuple[int | str, ...], message: str, flags: Mapping[str, str]) -> str:
@@ -294,22 +341,6 @@ def _describe(loc: tuple[int | str, ...], message: str, flags: Mapping[str, str]
         return message
     name = str(loc[0])
     return f"{_flag(name) if name in flags else PREFIX + name.upper()}: {message}"
-
-
-def _parser(fields: Mapping[str, FieldInfo]) -> argparse.ArgumentParser:
-    """A flag for every setting but the key: the list of processes shows flags to everybody."""
-    parser = argparse.ArgumentParser(
-        prog="python -m service", description="Serve a bundle over HTTP.", allow_abbrev=False
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="Open the bundle, prove it, say what would be served, and end."
-    )
-    for name, field in fields.items():
-        if name == "api_key":
-            continue
-        text = f"{field.description} [{PREFIX + name.upper()}, default: {show_default(field)}]"
-        parser.add_argument(_flag(name), default=argparse.SUPPRESS, help=text.replace("%", "%%"), metavar="VALUE")
-    return parser
 
 
 def show_default(field: FieldInfo) -> str:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from service.info import maeve_version
+from bundle.cli.version import maeve_version
 from service.record import STAGES, Record
 from service.settings import SettingsError
 

@@ -68,7 +68,8 @@ def write_run(folder: Path, kind: str, network: Any, metrics: dict[str, float]) 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_runs: TinyRuns, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Encoder, decoder and linear head of `tiny_runs`, exported."""
-    from export.pipeline import ExportConfig, export_run
+    from export.config import ExportConfig
+    from export.pipeline import export_run
 
     out = tmp_path_factory.mktemp("tiny") / "bundle"
     return export_run(ExportConfig(run=tiny_runs.pretrained, classifier=tiny_runs.probe, out=out, precision="fp32"))

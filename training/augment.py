@@ -6,31 +6,14 @@ matrices: out = A_y x A_x^T. Letters: B images, C channels, H x W pixels in, h x
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from training.augmentations import CropConfig
+
 _BICUBIC_A = -0.5  # Keys 1981; Pillow's choice
 _TRIES = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class CropConfig:
-    """scale: range of the crop's share of the image's area; ratio: range of its width over height."""
-
-    scale: tuple[float, float] = (0.2, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"crop.scale must be an increasing range within (0, 1], got {self.scale}")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"crop.ratio must be an increasing range above 0, got {self.ratio}")
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"crop.flip must lie in 0..1, got {self.flip}")
 
 
 ERASING_BOX = CropConfig(scale=(0.02, 1 / 3), ratio=(0.3, 10 / 3))  # timm's; Zhong et al. 2020 erase up to 0.4

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from training.device import PrecisionName
 from training.errors import TrainingError
-from training.feed import FeedName
-from training.objective import CompileName
+
+PrecisionName = Literal["auto", "bf16", "fp32"]
+FeedName = Literal["auto", "resident", "mapped", "stream"]
+CompileName = Literal["auto", "off", "on", "graphs"]
+Strategy = Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeFlags:
-    """The command line's choices of where and how to compute."""
+    """Where and how to compute, which changes nothing that is learned."""
 
     precision: PrecisionName = "auto"
+    """What is computed in; auto is bf16 where the hardware has it."""
     device: str = "auto"
+    """cpu, cuda or one such as cuda:1; auto is the GPU if there is one."""
     feed: FeedName = "auto"
     """Where the pixels wait: resident on the GPU, mapped from disk and read ahead, or decoded ahead from a stream."""
     compile: CompileName = "auto"
@@ -25,6 +30,7 @@ class ComputeFlags:
     recompute: bool = False
     """Keep no activations inside of a block: far less memory for about a third more time."""
     checkpoint_minutes: float = 5.0
+    """Time between two saved states."""
 
     def __post_init__(self) -> None:
         if self.accumulate < 1:

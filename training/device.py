@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
+from training.compute import PrecisionName
 from training.errors import TrainingError
-
-PrecisionName = Literal["auto", "bf16", "fp32"]
 
 
 def pick_device(name: str, *, index: int | None = None) -> torch.device:

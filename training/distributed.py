@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,10 +24,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mae.layers import Block
+from training.compute import Strategy
 from training.device import pick_device
 from training.errors import TrainingError
 
-Strategy = Literal["ddp", "fsdp"]
 _SETTLE_S = 0.5
 _PATIENCE = timedelta(days=1)  # while the first process packs data or evaluates, the others wait this long
 
@@ -80,11 +80,6 @@ class World:
     def _meet(self, *, failed: bool) -> None:
         if self.agree(failed)[0] and not self.is_main:
             raise TrainingError("the first process gave up; its message says why")
-
-
-def is_main_process() -> bool:
-    """Whether this process speaks for all: the first that torchrun started, or the only one."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextmanager

@@ -4,47 +4,49 @@ from __future__ import annotations
 
 import os
 import sys
-import textwrap
 from collections.abc import Callable
-from typing import NoReturn
 
-import torch
-
+from bundle.cli.ending import BAD_RESULT, NOT_DONE, Stopped, run
 from bundle.errors import MaeveError
-
-EXIT_USAGE = 2
-EXIT_TERMINATED = 143  # 128 + SIGTERM, what schedulers expect of a job that stopped when told to
-_LINE_LENGTH = 600
 
 
 class TrainingError(MaeveError):
     """The data, the configuration or the run folder does not allow the command; the message says what to do."""
 
 
-class Terminated(MaeveError):
-    """SIGTERM or SIGINT arrived, and the state is saved."""
+class RunFailed(TrainingError):
+    """A run that had begun went wrong, such as by a loss that is not finite; the message says what to try."""
 
 
-def run_command(command: Callable[[], None]) -> None:
-    """Run a command's main function; a foreseen error becomes one line on stderr and exit status 2.
+class Terminated(Stopped):
+    """SIGTERM or SIGINT, which `number` is, arrived, and the state is saved."""
 
-    Libraries answer with whole paragraphs, so the line is cut.
+
+_STATUSES: dict[type[Exception], int] = {
+    RunFailed: BAD_RESULT, MaeveError: NOT_DONE, ValueError: NOT_DONE, OSError: NOT_DONE,
+}  # fmt: skip
+
+
+def run_command(main: Callable[[], None], *, stopped: str = "stopped") -> None:
+    """Run a command's main function by the rule of bundle.cli.ending. stopped: what Ctrl-C says where nothing is saved.
+
+    Of the processes that torchrun started one says for all what it says of all.
     """
+    run(lambda: _call(main), statuses=_STATUSES, stopped=stopped, speaks=is_main_process())
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for all: the first that torchrun started, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _call(main: Callable[[], None]) -> None:
     try:
-        command()
-    except Terminated as e:
-        if os.environ.get("RANK", "0") == "0":  # of several processes one says it for all
-            print(e, file=sys.stderr)
-        sys.exit(EXIT_TERMINATED)
-    except KeyboardInterrupt:  # where nobody waits for it, as while images are packed
-        print("stopped; the same command goes on with what is there (--resume where a run had begun)", file=sys.stderr)
-        sys.exit(EXIT_TERMINATED)
-    except torch.OutOfMemoryError as e:
-        _fail(f"the GPU's memory does not hold this: raise --accumulate, add --recompute or lower --batch-size ({e})")
-    except (MaeveError, ValueError, OSError) as e:
-        _fail(str(e))
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"error: {textwrap.shorten(message, _LINE_LENGTH, placeholder=' ...')}", file=sys.stderr)
-    sys.exit(EXIT_USAGE)
+        main()
+    except Exception as e:
+        torch = sys.modules.get("torch")  # not imported by what needs no torch
+        if torch is None or not isinstance(e, torch.OutOfMemoryError):
+            raise
+        raise TrainingError(
+            f"the GPU's memory does not hold this: raise --accumulate, add --recompute or lower --batch-size ({e})"
+        ) from e

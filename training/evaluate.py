@@ -16,10 +16,9 @@ from torch import Tensor
 from training.data import Ids, center_batch
 from training.packed import PackedDataset
 from training.progress import track
-from training.run import write_arrays
+from training.run import PREDICTIONS_FILE, write_arrays
 
 BATCH = 256
-PREDICTIONS_FILE = "predictions.npz"
 
 
 @torch.inference_mode()

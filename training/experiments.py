@@ -7,15 +7,14 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from bundle.errors import MaeveError
 from training.errors import Terminated, TrainingError
@@ -74,7 +73,7 @@ class Experiment:
                 print(f"{name}:", file=sys.stderr)
                 job(config)
         except Terminated as e:
-            raise Terminated(_STOPPED) from e
+            raise Terminated(_STOPPED, e.number) from e
         except _FAILURES as e:
             error = textwrap.shorten(str(e), _ERROR_LENGTH, placeholder=" ...")
             print(f"{name} failed: {error}", file=sys.stderr)
@@ -108,7 +107,7 @@ def stoppable() -> Iterator[None]:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, before[signal.Signals(number)])  # a second one acts as it would have without us
-        raise Terminated(_STOPPED)
+        raise Terminated(_STOPPED, number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number in before:
@@ -118,32 +117,6 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def convert(config: type[Any], name: str, text: str) -> Any:
-    """The value of one field of a dataclass from its text. Raises ValueError that says what the field takes."""
-    assert is_dataclass(config)
-    hint = get_type_hints(config)[name]
-    for given in (text, text.split(",")):  # a tuple is a list with commas
-        try:
-            return TypeAdapter(hint).validate_python(given)
-        except ValidationError:
-            continue
-    said = str(hint).replace("typing.", "").removeprefix("<class '").removesuffix("'>")
-    raise ValueError(f"--{name.replace('_', '-')} takes {said}, got {text!r}")
-
-
-def assignments(config: type[Any], flag: str, given: Sequence[str], reserved: set[str]) -> dict[str, Any]:
-    """Fields of a run's configuration from NAME=VALUE texts; those in `reserved` are the experiment's own to set."""
-    names = {f.name for f in fields(config)} - reserved
-    values = {}
-    for text in given:
-        name, separator, value = text.partition("=")
-        name = name.removeprefix("--").replace("-", "_")
-        if not separator or name not in names:
-            raise ValueError(f"{flag} takes NAME=VALUE, a flag of the run that is not set elsewhere, got {text!r}")
-        values[name] = convert(config, name, value)
-    return values
 
 
 def steps_of(folder: Path) -> int | None:

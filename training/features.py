@@ -13,7 +13,7 @@ from mae.pretrained import Pretrained
 from training.data import Ids
 from training.packed import NO_LABEL, PackedDataset
 from training.pages.record import FEATURES_FILE
-from training.probe import extract
+from training.probing import extract
 from training.run import write_arrays
 from training.tsne import sample_points, tsne
 

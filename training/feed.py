@@ -13,18 +13,18 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.compute import FeedName
 from training.errors import TrainingError
 from training.packed import PackedDataset, epoch_order
 from training.stream import StreamingDataset
 
-FeedName = Literal["auto", "resident", "mapped", "stream"]
 Images = PackedDataset | StreamingDataset
 Read = Callable[[int], NDArray[np.uint8]]
 

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from mae.config import MAEConfig
 from mae.model import Normalize
-from training.augment import CropConfig, random_erasing, random_resized_crop
+from training.augment import random_erasing, random_resized_crop
+from training.augmentations import CropConfig, MixConfig, RandAugmentConfig
 from training.finetune_recipes import FinetuneRecipe
 from training.loop import step_generator
-from training.mix import MixConfig, draw_mixing, mix_images, soft_targets
-from training.randaugment import RandAugmentConfig, rand_augment
+from training.mix import draw_mixing, mix_images, soft_targets
+from training.randaugment import rand_augment
 
 
 class FinetuneAugment:

@@ -10,9 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
 from mae.config import MAEConfig
-from training.augment import CropConfig
-from training.mix import MixConfig
-from training.randaugment import RandAugmentConfig
+from training.augmentations import CropConfig, MixConfig, RandAugmentConfig
 
 FinetuneRecipeName = Literal[
     "px32", "px64", "px96", "base", "large", "huge", "scratch-base", "scratch-large", "plain"
@@ -83,33 +81,40 @@ FINETUNE_RECIPES: dict[FinetuneRecipeName, FinetuneRecipe] = {
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneFlags:
-    """The command line's choice of a recipe. Whatever is not set comes from the one that fits the network."""
+    """How to fine-tune, where it is not the recipe's."""
 
     finetune_recipe: FinetuneRecipeName | None = None
     """The set of defaults for what follows. Default: by the network's size."""
     epochs: int | None = None
+    """Passes over the images. Default: the recipe's."""
     warmup_epochs: float | None = None
+    """Epochs in which the learning rate rises. Default: the recipe's, at most a fifth of the epochs."""
     batch_size: int | None = None
+    """Images per step, of all processes together. Default: the recipe's, less for few images."""
     blr: float | None = None
-    """Learning rate per 256 images of batch."""
+    """Learning rate per 256 images of batch. Default: the recipe's."""
     min_lr: float | None = None
+    """Learning rate at the end. Default: the recipe's."""
     layer_decay: float | None = None
-    """Each block learns at this share of the rate of the one after it. From scratch: 1."""
+    """Each block learns at this share of the rate of the one after it. Default: the recipe's, from scratch 1."""
     drop_path: float | None = None
+    """Share of the residual branches that are left out. Default: the recipe's."""
     weight_decay: float | None = None
+    """AdamW's. Default: the recipe's."""
     label_smoothing: float | None = None
+    """Share of each label that is spread over all classes. Default: the recipe's."""
     crop_scale: tuple[float, float] | None = None
-    """Range of the random crop's share of the image's area."""
+    """Range of the random crop's share of the image's area. Default: the recipe's."""
     randaugment: float | None = None
-    """Magnitude of RandAugment, 0 to 10; 0 = off."""
+    """Magnitude of RandAugment, 0 to 10; 0 = off. Default: the recipe's."""
     erasing: float | None = None
-    """Share of the images of which a random box is erased."""
+    """Share of the images of which a random box is erased. Default: the recipe's."""
     mixup: float | None = None
-    """Parameter of mixup's Beta distribution; 0 = off."""
+    """Parameter of mixup's Beta distribution; 0 = off. Default: the recipe's."""
     cutmix: float | None = None
-    """Parameter of CutMix's Beta distribution; 0 = off."""
+    """Parameter of CutMix's Beta distribution; 0 = off. Default: the recipe's."""
     ema: float | None = None
-    """Decay of the average of the weights that is evaluated and saved; 0 = off, the weights themselves."""
+    """Decay of the average of the weights that is evaluated and saved; 0 = off. Default: the recipe's."""
 
 
 def resolve(

@@ -6,58 +6,34 @@ the random numbers of the training, and see the same images at every call, so th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mae.classifier import Feature
+from mae.config import Feature
 from mae.model import MaskedAutoencoder
+from training.compute import PrecisionName
 from training.data import Ids, labeled_subset, open_data, split_validation
-from training.device import PrecisionName, autocast
+from training.device import autocast
 from training.errors import TrainingError
 from training.knn import knn_top1
 from training.linear import ridge_path
 from training.packed import NO_LABEL, PackedDataset
-from training.probe import extract
+from training.probing import extract
 from training.stream import StreamingDataset
+
+if TYPE_CHECKING:
+    from training.pretrain import ProbeFlags
 
 NEIGHBORS = 20
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _FEATURES: tuple[Feature, ...] = ("cls", "mean")
 _VAL_FRACTION = 0.2
 _NUM_IMAGES = {"cuda": 5000, "cpu": 2000}  # one pass through the encoder, which on a CPU takes all of the time
-_MIN_IMAGES = 10
 _SEED = 0  # not the run's, so that runs on the same images are asked the same
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeFlags:
-    """The command line's choice of a probe during pre-training."""
-
-    probe_every: int | None = None
-    """Epochs between two probes of the features, 0 for none. Default: a tenth of the epochs where there are labels."""
-    probe_data: str | Path | None = None
-    """Labeled images to probe with. Default: those of --data that have labels."""
-    probe_images: int | None = None
-    """About so many of them are used at most, the same ones every time. Default: 5000 on a GPU, 2000 on a CPU."""
-
-    def check_probe(self) -> None:
-        """Raises ValueError for values that cannot be."""
-        if self.probe_every is not None and self.probe_every < 0:
-            raise ValueError(f"--probe-every must not be negative, got {self.probe_every}")
-        if self.probe_images is not None and self.probe_images < _MIN_IMAGES:
-            raise ValueError(f"--probe-images must be at least {_MIN_IMAGES}, got {self.probe_images}")
-        if self.probe_every == 0 and self.probe_data is not None:
-            raise ValueError("--probe-data goes with a probe; leave out --probe-every 0")
-
-    def probe_due(self, epoch: int, epochs: int) -> bool:
-        """Whether to probe once `epoch` of `epochs` epochs are done; after the last one always, unless never."""
-        if self.probe_every == 0:
-            return False
-        return epoch == epochs or epoch % (self.probe_every or max(1, epochs // 10)) == 0
 
 
 def open_probe(

@@ -26,7 +26,7 @@ _SESSION_START = 1  # SessionLog.START
 
 @dataclass(frozen=True, kw_only=True)
 class LogFlags:
-    """The command line's choice of logs besides metrics.jsonl."""
+    """Logs besides metrics.jsonl."""
 
     tensorboard: bool = True
     """Write TensorBoard's event files into tensorboard/ of the run."""

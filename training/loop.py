@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from training.distributed import World, load_whole, own_part, set_gradient_sync, whole
-from training.errors import Terminated, TrainingError
+from training.errors import RunFailed, Terminated, TrainingError
 from training.feed import Feed
 from training.optim import Schedule, set_lr
 from training.progress import Bar, track
@@ -90,7 +90,7 @@ def train(
 
     loss_of: (step, part) -> scalar loss of one part of the process's rows; after_epoch: epochs done -> metrics;
     after_step: told how many steps are done, once the weights have changed; batch_of: step -> arrays to keep where its
-    loss is not finite. Raises Terminated after SIGTERM or SIGINT, with the state saved, and TrainingError for a loss
+    loss is not finite. Raises Terminated after SIGTERM or SIGINT, with the state saved, and RunFailed for a loss
     that is not finite.
     """
     first = _restore(run, parts)
@@ -109,7 +109,7 @@ def train(
                 after_step(done)
             due = world.is_main and time.monotonic() - saved_at > 60 * config.checkpoint_minutes
             log_now = done % config.steps_per_epoch == 0 or (world.is_main and meter.elapsed() >= LOG_EVERY_S)
-            stopping, saving, logging = world.agree(stop(), due, log_now)
+            stopping, saving, logging = world.agree(bool(stop()), due, log_now)
             # Before a save always: a row tells of a loss that is not finite, and no state of it is to be kept.
             if saving or stopping or logging:
                 _log(run, bar, meter, schedule, config, done, world, batch_of)
@@ -123,7 +123,8 @@ def train(
                 _save(run, parts, done, world)
                 saved_at = time.monotonic()
             if stopping:
-                raise Terminated(f"stopped at step {done}; the state is saved, go on with --resume")
+                said = f"stopped at step {done}; the state is saved, go on with --resume"
+                raise Terminated(said, stop() or signal.SIGTERM)  # another process may have been told, and not this one
     _save(run, parts, schedule.total_steps, world)
     if world.is_main and meter.waited_share() > _MUCH_WAITING:
         print(f"{meter.waited_share():.0%} of the time was spent waiting for data: {_WAITING_ADVICE}", file=sys.stderr)
@@ -208,14 +209,14 @@ def _refuse(run: Run, step: int, loss: float, batch_of: Callable[[int], Mapping[
     where = ""
     if batch_of is not None:
         where = f", its images are in {run.save_arrays(NON_FINITE_FILE, step=step, loss=loss, **batch_of(step))}"
-    raise TrainingError(f"the loss of step {step + 1} is {loss}{where}: {_ADVICE}")
+    raise RunFailed(f"the loss of step {step + 1} is {loss}{where}: {_ADVICE}")
 
 
 def _save(run: Run, parts: Parts, step: int, world: World) -> None:
     modules = {"model": parts.model, **parts.extra}
     finite = all(bool(own_part(p).isfinite().all()) for module in modules.values() for p in module.parameters())
     if world.agree(not finite)[0]:  # of shards each process sees its own
-        raise TrainingError(f"the weights are not finite after step {step}: {_ADVICE}")
+        raise RunFailed(f"the weights are not finite after step {step}: {_ADVICE}")
     states = {name: module.state_dict() for name, module in modules.items()}
     state = {"step": step, **states, "optimizer": parts.optimizer.state_dict()}
     run.save_state(whole(state, keep=world.is_main))
@@ -236,8 +237,8 @@ def _restore(run: Run, parts: Parts) -> int:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM or SIGINT has arrived; a second one acts as it would have without us."""
+def _stop_signals() -> Iterator[Callable[[], int]]:
+    """Which of SIGTERM and SIGINT has arrived, 0 for none; a second one acts as it would have without us."""
     arrived: list[int] = []
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -248,7 +249,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     for number in before:
         signal.signal(number, handle)
     try:
-        yield lambda: bool(arrived)
+        yield lambda: arrived[0] if arrived else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -5,7 +5,6 @@ Letters: B images, C channels, H x W pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,19 +13,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.augmentations import MixConfig
+
 Box = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MixConfig:
-    """mixup, cutmix: the Beta distribution's parameter, 0 = off; where both are on, a batch takes either at random."""
-
-    mixup: float = 0.8
-    cutmix: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.mixup < 0 or self.cutmix < 0:
-            raise ValueError(f"--mixup and --cutmix must not be negative, got {self.mixup} and {self.cutmix}")
 
 
 class Mixing(NamedTuple):

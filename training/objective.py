@@ -5,8 +5,6 @@ Letters: B images, C channels, S_h x S_w pixels as packed, L patches of what the
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -14,8 +12,7 @@ from mae.layers import Block
 from mae.masking import random_masking
 from mae.model import MaskedAutoencoder, Normalize
 from training.augment import crop_and_resize
-
-CompileName = Literal["auto", "off", "on", "graphs"]
+from training.compute import CompileName
 
 
 class MaskedObjective(nn.Module):

@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.cli import parse
+from bundle.cli.command import Command
 from training.decode import Decoder, decoded, default_channels, median_side
-from training.errors import Terminated, TrainingError, run_command
+from training.errors import TrainingError, run_command
 from training.packed import CORRUPT_FILE, PACK_FILE, PackedDataset
 from training.progress import Bar, track
 from training.recipes import choose_recipe
@@ -18,9 +18,12 @@ from training.sources import NpyRange, Source, location, open_source
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
-    """Pack images into shards of uint8 pixels. Interrupted, the same command goes on."""
+    """Decode images once into shards of uint8 pixels of one size.
 
-    data: str
+    Interrupted, the same command goes on.
+    """
+
+    data: str | Path
     """A folder of images (sub-folders are classes) or .npy arrays, Parquet or tar shards by path or URL, cifar:DIR or
     stl10:DIR#SPLIT."""
     out: Path
@@ -30,11 +33,11 @@ class PackConfig:
     size: int | None = None
     """Side in pixels of the square that an image is scaled to cover and cut to. Default: by the images' size."""
     width: int | None = None
-    """Width in pixels, where it differs from the height, which is then --size."""
+    """Width in pixels, where it differs from the height, which is then --size. Default: as --size."""
     channels: int | None = None
     """1 = grey, 3 = RGB, 4 = RGBA. Default: 3, or what the arrays have."""
     npy_range: NpyRange | None = None
-    """The values of .npy arrays that become 0 and 255; needed for other types than uint8."""
+    """The values of .npy arrays that become 0 and 255; needed for other types than uint8. Default: 0 255."""
     workers: int | None = None
     """Threads that decode. Default: one for each core."""
 
@@ -47,6 +50,19 @@ class PackConfig:
             raise ValueError("--width goes with --size, which is then the height")
         if self.npy_range is not None and not self.npy_range[0] < self.npy_range[1]:
             raise ValueError(f"--npy-range must be LOW and a higher HIGH, got {self.npy_range}")
+
+
+COMMAND = Command(
+    config=PackConfig,
+    module="training.pack",
+    examples=(
+        "python -m training.pack --data photos --out data/photos",
+        "python -m training.pack --data photos --out data/photos-256 --size 256 --workers 8",
+        "python -m training.pack --data cifar:downloads --out data/cifar10",
+    ),
+    page="docs/training.md",
+    statuses={130: "stopped by Ctrl-C; the same command goes on with what is packed"},
+)
 
 
 def pack(
@@ -104,15 +120,12 @@ def _show(bar: Bar, steps: int, rate: float, num_images: int | None) -> None:
 
 
 def main() -> None:
-    config = parse(PackConfig, "training.pack")
+    config = COMMAND.parse()
     size = None if config.size is None else (config.size, config.width or config.size)
-    try:
-        packed = pack(
-            config.data, config.out, name=config.name, size=size, channels=config.channels,
-            npy_range=config.npy_range, workers=config.workers,
-        )  # fmt: skip
-    except KeyboardInterrupt as e:
-        raise Terminated("stopped; the same command goes on with what is packed") from e
+    packed = pack(
+        config.data, config.out, name=config.name, size=size, channels=config.channels,
+        npy_range=config.npy_range, workers=config.workers,
+    )  # fmt: skip
     info = packed.info
     print(f"{config.out}: {info.num_images} images of {info.size[0]}x{info.size[1]}, {info.num_corrupt} unreadable")
     if info.num_corrupt:
@@ -120,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, stopped="stopped; the same command goes on with what is packed")

@@ -12,20 +12,24 @@ PlanName = Literal["quick", "cifar10", "stl10", "tiny-imagenet"]
 
 @dataclass(frozen=True, kw_only=True)
 class PlanFlags(NetworkFlags):
-    """The command line's choice of a comparison. Whatever is not set comes from the plan, or from the recipes."""
+    """What is compared, where it is not the plan's."""
 
     fractions: tuple[float, ...] | None = None
-    """Shares of each class whose labels are used."""
+    """Shares of each class whose labels are used. Default: the plan's."""
     seeds: tuple[int, ...] | None = None
-    """One fine-tuning of each arm and fraction for each: it draws the labels, the weights and the order."""
+    """One fine-tuning of each arm and fraction for each: it draws the labels, the weights and the order.
+    Default: the plan's."""
     blrs: tuple[float, ...] | None = None
-    """Learning rates per 256 images, of which each arm and fraction takes its best on the validation split."""
+    """Learning rates per 256 images, of which each arm and fraction takes its best on the validation split.
+    Default: the plan's."""
     pretrain_epochs: int | None = None
+    """Passes over the images of the pre-training. Default: the plan's, else the recipe's."""
     pretrain_batch_size: int | None = None
+    """Images per step of the pre-training. Default: the plan's, else the recipe's."""
     epochs: int | None = None
-    """Of every fine-tuning, of either arm."""
+    """Passes over the images of every fine-tuning, of either arm. Default: the plan's, else the recipe's."""
     batch_size: int | None = None
-    """Of every fine-tuning, of either arm."""
+    """Images per step of every fine-tuning, of either arm. Default: the plan's, else the recipe's."""
 
 
 @dataclass(frozen=True, kw_only=True)

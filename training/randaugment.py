@@ -8,7 +8,6 @@ the same one are gathered and changed together. Letters: B images, n of them tha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-MAX_MAGNITUDE = 10.0
+from training.augmentations import MAX_MAGNITUDE, RandAugmentConfig
+
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow's conversion to grey
 
 GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
@@ -24,27 +24,6 @@ TONAL = (
     "autocontrast", "equalize", "invert", "posterize", "solarize", "solarize_add", "contrast", "brightness",
     "sharpness",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandAugmentConfig:
-    """num_ops operations in turn, each done with probability `prob` at a magnitude drawn around `magnitude`, 0..10."""
-
-    magnitude: float = 9.0
-    magnitude_std: float = 0.5
-    num_ops: int = 2
-    prob: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.magnitude <= MAX_MAGNITUDE:
-            raise ValueError(f"--randaugment must lie in 0..{MAX_MAGNITUDE:g}, got {self.magnitude}")
-        if self.magnitude_std < 0 or self.num_ops < 1:
-            raise ValueError(
-                f"randaugment.magnitude_std must not be negative and num_ops at least 1, "
-                f"got {self.magnitude_std} and {self.num_ops}"
-            )
-        if not 0 <= self.prob <= 1:
-            raise ValueError(f"randaugment.prob must lie in 0..1, got {self.prob}")
 
 
 def operations(channels: int) -> tuple[str, ...]:

@@ -105,21 +105,25 @@ _BY_SIZE: tuple[RecipeName, ...] = ("px32", "px64", "px96", "px224")
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkFlags:
-    """The command line's choice of a network. Whatever is not set comes from the recipe that fits the images' size."""
+    """The network, where it is not the recipe's."""
 
     recipe: RecipeName | None = None
     """The set of defaults: px* by the images' size, long-* and fast-* for more or less patience, paper-* for ImageNet.
     Default: px*, by the images' size."""
     preset: PresetName | None = None
-    """Encoder width and depth."""
+    """Encoder width and depth. Default: the recipe's."""
     depth: int | None = None
-    """Encoder blocks, where they differ from the preset's."""
+    """Encoder blocks. Default: the recipe's, else the preset's."""
     image_size: int | None = None
-    """Side of the square that the network sees, in pixels."""
+    """Side of the square that the network sees, in pixels. Default: the recipe's."""
     patch_size: int | None = None
+    """Side of a patch, in pixels. Default: the recipe's."""
     decoder_dim: int | None = None
+    """Width of the decoder. Default: the recipe's."""
     decoder_depth: int | None = None
+    """Decoder blocks. Default: the recipe's."""
     decoder_heads: int | None = None
+    """Heads of each decoder block. Default: the recipe's."""
 
 
 def recipe_for(flags: NetworkFlags, info: PackInfo, **overrides: Any) -> Recipe:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import tyro
 
-from training.cli import parse
+from bundle.cli.command import Command
+from bundle.cli.flags import Positional
 from training.errors import run_command
-from training.evaluate import PREDICTIONS_FILE
 from training.pages.figures import Line, line_figure
 from training.pages.pieces import (
     NOTHING,
@@ -44,6 +43,7 @@ from training.pages.render import (
     section,
     write_page,
 )
+from training.run import PREDICTIONS_FILE
 
 REPORT_FILE = "report.html"
 _TITLES = {"pretrain": "Pre-training", "finetune": "Fine-tuning", "probe": "Probe"}
@@ -58,8 +58,16 @@ _WAIT = "data_wait"
 class ReportConfig:
     """Write RUN/report.html: what a run did, as far as it has come."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, Positional("RUN")]
     """The folder of a pretrain, finetune or probe run."""
+
+
+COMMAND = Command(
+    config=ReportConfig,
+    module="training.report",
+    examples=("python -m training.report runs/photos",),
+    page="docs/training.md",
+)
 
 
 def write_report(run: Path) -> Path:
@@ -233,7 +241,7 @@ def _readable(name: str) -> str:
 
 
 def main() -> None:
-    print(write_report(parse(ReportConfig, "training.report").run))
+    print(write_report(COMMAND.parse().run))
 
 
 if __name__ == "__main__":

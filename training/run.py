@@ -5,6 +5,8 @@ metrics.jsonl    one row per log interval and per epoch
 tensorboard/     the same rows, and the pictures, for TensorBoard
 checkpoint.pt    the whole state, replaced atomically
 model.safetensors, model.json   the weights, once the run is finished
+
+torch is imported by what needs it alone: packing and reports do without it, and so does --help.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from bundle.labels import encode_labels
 from training.errors import TrainingError
@@ -31,6 +32,7 @@ RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
 LABELS_FILE = "labels.json"
+PREDICTIONS_FILE = "predictions.npz"
 Kind = Literal["pretrain", "finetune", "probe"]
 # What changes where and how fast a run computes, or what it shows, but not what it learns.
 FREE_TO_CHANGE = {
@@ -135,6 +137,8 @@ class Run:
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write beside it, fsync, then rename over it."""
+    import torch
+
     temporary = path.with_suffix(".tmp")
     try:
         with temporary.open("wb") as f:
@@ -152,6 +156,8 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
     Raises TrainingError for a file that is damaged or not a state.
     """
+    import torch
+
     if not path.exists():
         return None
     with path.open("rb") as f:
@@ -250,6 +256,8 @@ def _step_of(line: str) -> int:
 
 def circumstances() -> dict[str, Any]:
     """What it takes to repeat a run beside its configuration: the code, the versions, the machine."""
+    import torch
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "git_commit": _git_commit(),

@@ -1,45 +1,35 @@
-"""python -m training.sweep --data DIR --out DIR --mask-ratio 0.5,0.75 --decoder-depth 1,2,4: a grid of pre-trainings.
-
-Each is followed by a linear probe where there are labels, because losses compare within one target, loss and mask ratio
-alone. Every run of the grid is done once: the same command goes on where it was stopped.
-"""
+"""python -m training.sweep --data DIR --out DIR --mask-ratio 0.5,0.75 --decoder-depth 1,2: a grid of pre-trainings."""
 
 from __future__ import annotations
 
 import itertools
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from bundle.cli.command import Command
+from bundle.cli.ending import BAD_RESULT
+from bundle.cli.paper import paper
 from mae.config import PresetName
-from training.cli import parse
-from training.data import open_data, require_classes
-from training.device import PrecisionName, pick_device
-from training.errors import EXIT_USAGE, TrainingError, run_command
-from training.experiments import Experiment, assignments, convert, steps_of, stoppable, write_json
-from training.packed import PackedDataset
-from training.pages.grid import SWEEP_FILE, readable, write_sweep
-from training.pages.pieces import NOTHING, number, percent
-from training.pages.record import command_line
-from training.pretrain import PretrainConfig, pretrain
-from training.probe import ProbeConfig, probe
-from training.recipes import RECIPES, RecipeName
-from training.run import circumstances
+from training.assignments import assignments, convert
+from training.compute import PrecisionName
+from training.errors import run_command
+from training.pretrain import PretrainConfig
+from training.recipes import RecipeName
 
 AXES = ("mask_ratio", "decoder_depth", "decoder_dim", "patch_size", "depth", "blr", "loss", "target")
 _PASSED = ("recipe", "preset", "image_size", "decoder_heads", "epochs", "warmup_epochs", "batch_size", "seed")
 _SHARED = ("precision", "device", "checkpoint_minutes")
-_FREE = {"out", "data", "probe_data", "device", "checkpoint_minutes", *AXES}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """Pre-train once for every combination of the axes' values, which are lists with commas, and probe each run."""
+    """Pre-train once for every combination of the axes' values, and probe each run.
+
+    The axes are --mask-ratio to --target; each takes one value or a list with commas, and at least one is needed.
+    """
 
     data: str | Path
     """A folder of images, Parquet, or what training.pack wrote."""
@@ -48,24 +38,43 @@ class SweepConfig:
     probe_data: str | Path | None = None
     """Labeled images to probe with. Default: those of --data, where they have labels."""
     mask_ratio: str | None = None
+    """Axis: shares of the patches that are hidden, such as 0.5,0.75. Default: the recipe's."""
     decoder_depth: str | None = None
+    """Axis: numbers of decoder blocks. Default: the recipe's."""
     decoder_dim: str | None = None
+    """Axis: widths of the decoder. Default: the recipe's."""
     patch_size: str | None = None
+    """Axis: sides of a patch, in pixels. Default: the recipe's."""
     depth: str | None = None
+    """Axis: numbers of encoder blocks. Default: the recipe's."""
     blr: str | None = None
+    """Axis: learning rates per 256 images of batch. Default: the recipe's."""
     loss: str | None = None
+    """Axis: of mse and l1. Default: mse."""
     target: str | None = None
+    """Axis: of raw and normalized. Default: normalized."""
     recipe: RecipeName | None = None
+    """The set of defaults. Default: by the images' size."""
     preset: PresetName | None = None
+    """Encoder width and depth. Default: the recipe's."""
     image_size: int | None = None
+    """Side of the square that the network sees, in pixels. Default: the recipe's."""
     decoder_heads: int | None = None
+    """Heads of each decoder block. Default: the recipe's."""
     epochs: int | None = None
+    """Passes over the images, of every run. Default: the recipe's."""
     warmup_epochs: float | None = None
+    """Epochs in which the learning rate rises. Default: the recipe's, at most a tenth of the epochs."""
     batch_size: int | None = None
+    """Images per step. Default: the recipe's."""
     seed: int = 0
+    """Of everything random, the same for every run."""
     precision: PrecisionName = "auto"
+    """What is computed in; auto is bf16 where the hardware has it."""
     device: str = "auto"
+    """cpu, cuda or one such as cuda:1; auto is the GPU if there is one."""
     checkpoint_minutes: float = 5.0
+    """Time between two saved states of a run."""
     pretrain_set: tuple[str, ...] = ()
     """NAME=VALUE for any other flag of training.pretrain."""
 
@@ -101,6 +110,21 @@ class SweepConfig:
         return {name: getattr(self, name) for name in (*_PASSED, *_SHARED)} | options
 
 
+COMMAND = Command(
+    config=SweepConfig,
+    module="training.sweep",
+    examples=(
+        "python -m training.sweep --data photos --out runs/sweep --mask-ratio 0.5,0.75,0.9",
+        "python -m training.sweep --data photos --out runs/sweep --mask-ratio 0.5,0.75 --decoder-depth 1,2 --epochs 50",
+        "python -m training.sweep --data photos --probe-data labeled --out runs/sweep --target raw,normalized",
+    ),
+    page="docs/training.md",
+    statuses={1: "done, but one of its runs failed; the others are in the page",
+              130: "stopped by Ctrl-C; what is finished is kept, and the same command goes on",
+              143: "stopped by SIGTERM; what is finished is kept, and the same command goes on"},
+)  # fmt: skip
+
+
 def grid(axes: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     """Every combination, the last axis fastest."""
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
@@ -112,96 +136,22 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     A run that fails is part of the result. Raises TrainingError where the data cannot be used, and Terminated on
     SIGTERM and SIGINT.
     """
-    with stoppable():
-        pick_device(config.device)  # raises before anything is done
-        experiment = Experiment(config.out, asdict(config), _FREE)
-        began = circumstances()
-        size = None if config.recipe is None else RECIPES[config.recipe].pack_size
-        packed = open_data(config.data, config.out / "pack", size=size)
-        labeled = _labeled(config, packed)
-        cells = [_cell(config, experiment, packed, labeled, values) for values in grid(config.axes)]
-        document = {
-            "status": "failed" if experiment.failed else "finished",
-            "command": command_line("python -m training.sweep", asdict(config)),
-            "config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
-            **began,
-            "data": {"name": packed.info.name, "num_images": len(packed)},
-            "axes": config.varied, "cells": cells, "probed": labeled is not None,
-            "failed": [{"name": o.name, "error": o.error} for o in experiment.failed],
-        }  # fmt: skip
-        write_json(config.out / SWEEP_FILE, document)
-        write_sweep(config.out)
-    return document
+    from training import sweeping  # not above: --help does not wait for torch
 
-
-def _labeled(config: SweepConfig, packed: PackedDataset) -> PackedDataset | None:
-    """What to probe with; None where labels were not asked for and are not there."""
-    if config.probe_data is None:
-        try:
-            require_classes(packed)
-        except TrainingError:
-            return None
-        return packed
-    cache = config.out / "pack-probe"
-    labeled = open_data(config.probe_data, cache, size=packed.info.size, channels=packed.info.channels)
-    require_classes(labeled)
-    return labeled
-
-
-def _cell(
-    config: SweepConfig,
-    experiment: Experiment,
-    packed: PackedDataset,
-    labeled: PackedDataset | None,
-    values: dict[str, Any],
-) -> dict[str, Any]:
-    """One combination: the pre-training, and the probe of what came of it."""
-    name = "_".join(f"{axis.replace('_', '-')}-{value}" for axis, value in values.items())
-    run = experiment.run("pretrain", PretrainConfig(
-        data=str(packed.folder), out=experiment.folder(name), resume=True, **config.passed(), **values,
-    ), pretrain)  # fmt: skip
-    metrics, error = dict(run.metrics), run.error
-    if labeled is not None and error is None:
-        probed = experiment.run("probe", ProbeConfig(
-            data=labeled.folder, init=run.folder, out=experiment.folder(f"{name}_probe"), seed=config.seed,
-            device=config.device,
-        ), probe)  # fmt: skip
-        metrics, error = metrics | dict(probed.metrics), probed.error
-    return {
-        "name": name,
-        "values": {axis: values[axis] for axis in config.varied},
-        "metrics": metrics,
-        "seconds": run.seconds,
-        "steps": steps_of(run.folder),
-        "error": error,
-    }
-
-
-def table(document: Mapping[str, Any]) -> Table:
-    """What the command prints: the best first where there is a probe."""
-    cells = document["cells"]
-    if document["probed"]:
-        cells = sorted(cells, key=lambda cell: -cell["metrics"].get("probe_val_top1", -1.0))
-    shown = Table(*map(readable, document["axes"]), "probe", "loss", "seconds")
-    for cell in cells:
-        metrics = cell["metrics"]
-        shown.add_row(
-            *map(str, cell["values"].values()),
-            "failed" if cell["error"] else percent(metrics.get("probe_val_top1")),
-            number(metrics.get("reconstruction_loss", NOTHING)), f"{cell['seconds']:.1f}",
-        )  # fmt: skip
-    return shown
+    return sweeping.sweep(config)
 
 
 def main() -> None:
-    config = parse(SweepConfig, "training.sweep")
+    config = COMMAND.parse()
     document = sweep(config)
-    Console().print(table(document))
+    from training.sweeping import table
+
+    paper().print(table(document))
     for failed in document["failed"]:
         print(f"failed: {failed['name']}: {failed['error']}")
     print(f"{config.out / 'sweep.html'}")
     if document["failed"]:
-        sys.exit(EXIT_USAGE)
+        sys.exit(BAD_RESULT)
 
 
 if __name__ == "__main__":

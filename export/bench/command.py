@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Annotated, TypeVar, get_args
 
 import numpy as np
-import tyro
 
+from bundle.cli.flags import Positional
 from bundle.masking import keep_ids
 from bundle.store import Bundle, load_bundle
 from export.bench import circumstances
@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 class BenchConfig:
     """Measure latency, throughput, memory and agreement of every engine that runs a bundle here."""
 
-    bundle: Annotated[Path, tyro.conf.Positional]
+    bundle: Annotated[Path, Positional("BUNDLE")]
     """The bundle's folder."""
     runtimes: str = ",".join(RUNTIMES)
     """Which to measure, separated by commas."""

@@ -7,8 +7,9 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from bundle.cli.paper import paper
 from export.bench.document import BenchDocument, Row
-from export.tables import fields_table, new_table, paper
+from export.tables import fields_table, new_table
 
 
 def show(document: BenchDocument, written_to: Path) -> None:

@@ -12,7 +12,7 @@ Format = Literal["bundle", "triton", "hf", "timm"]
 
 @dataclass(frozen=True, kw_only=True)
 class TritonOptions:
-    """How Triton serves the models; all of it stands in their config.pbtxt, and can be changed there."""
+    """How Triton serves the models, with --format triton; all of it stands in their config.pbtxt."""
 
     precision: Precision = "fp32"
     """Which of the bundle's variants is served; a graph without it is served in fp32."""

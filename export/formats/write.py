@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bundle.manifest import MANIFEST_FILE
 from bundle.store import load_bundle
+from export.config import ExportConfig
 from export.errors import ExportError
 from export.formats.folder import check_folder
 from export.formats.huggingface import write_huggingface
@@ -16,7 +17,7 @@ from export.formats.options import TritonOptions
 from export.formats.source import read_source
 from export.formats.timm import write_timm
 from export.formats.triton import write_repository
-from export.pipeline import ExportConfig, Progress, export_run
+from export.pipeline import Progress, export_run
 
 _WRITERS: dict[str, Callable[..., str]] = {"hf": write_huggingface, "timm": write_timm}
 

@@ -6,10 +6,10 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
+from bundle.cli.version import maeve_version
 from service import encode, kserve, kserve_shapes, schemas
 from service.call import Call, DirectRoute
 from service.headers import header
-from service.info import maeve_version
 from service.offload import by_size
 from service.options import JSON, OCTETS, Query
 from service.routes import ops

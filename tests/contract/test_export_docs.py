@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from export.config import ExportConfig
 from export.images import MAX_IMAGES, SAMPLES_FILE
 from export.onnx import OPSET
-from export.pipeline import ExportConfig
 from export.verify import LIMITS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text()

@@ -25,7 +25,7 @@ from bundle.errors import BundleError
 from bundle.manifest import Manifest
 from bundle.masking import keep_ids
 from bundle.store import Bundle, write_bundle
-from export.bench.__main__ import main
+from export.bench.__main__ import Lines, main
 from export.bench.candidates import BASELINE, PRECISIONS, RUNTIMES, Candidate, find_candidates
 from export.bench.client import EngineFailed, Worker
 from export.bench.command import BenchConfig, _write, run_bench
@@ -84,6 +84,21 @@ def test_a_row_that_fails_hides_no_other(ran: Ran) -> None:
     assert "encoder.int8.onnx" in failed.reason
 
 
+def test_without_a_terminal_each_kind_of_work_is_a_line_on_stderr(ran: Ran) -> None:
+    told = [line.split(": ") for line in ran.stderr.splitlines() if line.startswith("step ")]
+    stages = list(dict.fromkeys(stage for _, stage, _ in told))
+    assert stages == ["opening", "trying batches", "round 1 of 2", "round 2 of 2", "memory"]
+    assert told[0] == ["step 1 of 24", "opening", "onnxruntime fp32 on cpu"]
+
+
+def test_lines_come_now_and_then_within_one_kind_of_work(capsys: pytest.CaptureFixture[str]) -> None:
+    for every_s, expected in ((1e9, [1, 3]), (0.0, [1, 2, 3])):
+        lines = Lines(every_s)
+        for done, what in enumerate(("opening: a", "opening: b", "memory: a")):
+            lines(what, done, 3)
+        assert [int(line.split()[1]) for line in capsys.readouterr().err.splitlines()] == expected
+
+
 def test_what_cannot_run_here_says_why(ran: Ran) -> None:
     reasons = {(each.runtime, each.precision): each.reason for each in ran.document.unavailable}
     assert "runs on GPUs alone" in reasons["tensorrt", "fp32, bf16, fp16, int8"]
@@ -134,7 +149,7 @@ def test_what_is_printed(ran: Ran) -> None:
     assert max(map(len, ran.stdout.splitlines())) <= 100
     for part in ("8 of 16 patches", "onnxruntime fp16", "failed: onnxruntime int8", "not here: tensorrt", "b.json"):
         assert part in printed
-    assert ran.stderr == ""
+    assert all(line.startswith("step ") for line in ran.stderr.splitlines())
 
 
 def test_nothing_else_is_left(ran: Ran) -> None:

@@ -11,8 +11,9 @@ import torch
 
 from bundle.digest import file_sha256
 from bundle.store import Bundle
+from export.config import ExportConfig
 from export.errors import ExportError
-from export.pipeline import ExportConfig, export_run
+from export.pipeline import export_run
 from export.runs import read_classifier, read_pretrained
 from mae.classifier import Classifier, LinearHead, LinearHeadConfig
 from mae.foreign import write_foreign

@@ -13,8 +13,9 @@ import export.onnx
 from bundle.errors import BundleError
 from bundle.store import Bundle, load_bundle
 from export.__main__ import summary
+from export.config import ExportConfig
 from export.onnx import GraphFile
-from export.pipeline import ExportConfig, export_run
+from export.pipeline import export_run
 from export.quantize import Quantization, quantize
 from runtime.onnx import OnnxRuntime
 from tests.conftest import TinyRuns

@@ -15,11 +15,12 @@ import export.variants
 from bundle.manifest import GraphName
 from bundle.store import Bundle
 from export.__main__ import summary
+from export.config import ExportConfig, Int8
 from export.errors import ExportError, ParityError
-from export.pipeline import ExportConfig, export_run
+from export.pipeline import export_run
 from export.plan import plan_graphs
 from export.speed import Timing, fastest
-from export.variants import Int8, Material, Variant, make_float, make_int8
+from export.variants import Material, Variant, make_float, make_int8
 from export.verify import LIMITS, image_inputs, make_cases, make_image_cases
 from mae import LinearHead, MaskedAutoencoder
 from mae.weights import load_model

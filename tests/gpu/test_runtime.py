@@ -11,7 +11,8 @@ import pytest
 from bundle.errors import RuntimeUnavailable
 from bundle.masking import all_ids, keep_ids
 from bundle.store import Bundle
-from export.pipeline import ExportConfig, export_run
+from export.config import ExportConfig
+from export.pipeline import export_run
 from runtime import open_runtime
 from runtime.base import Arrays, ServedPrecision
 from runtime.machine import count_gpus

@@ -13,10 +13,11 @@ import torch
 from mae.config import MAEConfig
 from mae.model import MaskedAutoencoder
 from mae.weights import load_mae
+from training.compute import CompileName
 from training.device import autocast
 from training.feed import AheadFeed, Plan, ResidentFeed, open_feed
 from training.flops import measured_peak, peak_flops
-from training.objective import CompileName, MaskedObjective, compiled
+from training.objective import MaskedObjective, compiled
 from training.packed import PackedDataset
 from training.pretrain import PretrainConfig, pretrain
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mae.classifier import Classifier, ClassifierConfig, LinearHead, LinearHeadConfig, Pooling
-from mae.config import MAEConfig
+from mae.classifier import Classifier, ClassifierConfig, LinearHead, LinearHeadConfig
+from mae.config import MAEConfig, Pooling
 from mae.layers import Block
 from mae.model import Encoder, patchify
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bundle.cli.flags import UsageError
 from service.ipc.child import dump_settings
 from service.settings import Settings, SettingsError, read_settings
 from service.worker import share
@@ -65,8 +66,10 @@ def test_a_bad_variable_is_named_as_a_variable(monkeypatch: pytest.MonkeyPatch) 
 def test_the_key_has_no_flag_and_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAEVE_API_KEY", "hush")
     assert "hush" not in repr(read_settings([]))
-    with pytest.raises(SystemExit):
+    with pytest.raises(UsageError) as caught:
         read_settings(["--api-key", "hush"])
+    assert "there is no flag --api-key;" in str(caught.value)
+    assert "hush" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

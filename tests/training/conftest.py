@@ -48,9 +48,9 @@ def one_thread() -> Iterator[None]:
 def no_reports() -> Iterator[None]:
     """A report takes longer than a training here. What writes them has tests of its own, and e2e/ looks for them."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("pretrain", "finetune", "probe"):
+        for name in ("pretraining", "finetuning", "probing"):
             patch.setattr(f"training.{name}.write_report", lambda run: run)
-        patch.setattr("training.pretrain.write_features", lambda *_args, **_options: None)
+        patch.setattr("training.pretraining.write_features", lambda *_args, **_options: None)
         yield
 
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from training.augment import (
     ERASING_BOX,
-    CropConfig,
     crop_and_resize,
     random_boxes,
     random_erasing,
     random_resized_crop,
     resize_matrix,
 )
+from training.augmentations import CropConfig
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from training.errors import EXIT_TERMINATED, EXIT_USAGE, Terminated, TrainingError, run_command
+from bundle.cli.ending import BAD_RESULT, INTERRUPTED, NOT_DONE, TERMINATED
+from training.errors import RunFailed, Terminated, TrainingError, run_command
 from training.finetune import FinetuneConfig, finetune
 from training.packed import PackedDataset
 from training.probe import ProbeConfig, probe
+from training.report import write_report
 
 Command = Callable[..., Any]
 
@@ -127,7 +131,7 @@ def test_bad_input_is_one_line_and_leaves_no_run(
     if "--out" not in line:
         line += f" --out {tmp_path / 'out'}"
     outcome = command(module, *line.format(**place).split())
-    assert outcome.status == EXIT_USAGE
+    assert outcome.status == NOT_DONE
     assert outcome.out == ""
     assert outcome.err.startswith("error: ")
     assert message in outcome.err
@@ -139,8 +143,9 @@ def test_bad_input_is_one_line_and_leaves_no_run(
 def test_a_flag_that_is_missing_or_unknown_is_a_usage_error(module: str, command: Command) -> None:
     for arguments in ((), ("--data", "a", "--out", "b", "--init", "c", "--colour", "red")):
         outcome = command(f"training.{module}", *arguments)
-        assert outcome.status == EXIT_USAGE
-        assert "Traceback" not in outcome.err
+        assert (outcome.status, outcome.out) == (NOT_DONE, "")
+        assert outcome.err.startswith("error: ")
+        assert len(outcome.err.splitlines()) <= 3
 
 
 def test_weights_cut_short_are_one_line(place: dict[str, Path], tmp_path: Path, command: Command) -> None:
@@ -151,7 +156,7 @@ def test_weights_cut_short_are_one_line(place: dict[str, Path], tmp_path: Path, 
         (run / name).write_bytes((place["run"] / name).read_bytes())
     (run / "model.safetensors").write_bytes((place["probed"] / "model.safetensors").read_bytes())
     outcome = command("training.probe", "--data", place["pack"], "--init", run, "--out", tmp_path / "out")
-    assert outcome.status == EXIT_USAGE
+    assert outcome.status == NOT_DONE
     assert len(outcome.err.splitlines()) == 1
     assert "does not hold weights that this version reads: Error(s) in loading state_dict" in outcome.err
     assert outcome.err.endswith(" ...\n")
@@ -166,7 +171,7 @@ def test_a_damaged_checkpoint_is_one_line(
     checkpoint = tmp_path / "run" / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     outcome = command("training.pretrain", *arguments, "--resume")
-    assert outcome.status == EXIT_USAGE
+    assert outcome.status == NOT_DONE
     assert outcome.err.splitlines()[-1] == f"error: {checkpoint} is damaged or no checkpoint; remove it to start over"
     checkpoint.unlink()
     assert command("training.pretrain", *arguments, "--resume").status == 0
@@ -192,9 +197,15 @@ def test_pack_says_what_it_packed(photos: Path, tmp_path: Path, command: Command
 
 
 def test_each_command_ends_with_its_result_on_stdout(
-    packed: PackedDataset, other_photos: Path, tmp_path: Path, tiny: dict[str, Any], command: Command
+    packed: PackedDataset,
+    other_photos: Path,
+    tmp_path: Path,
+    tiny: dict[str, Any],
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The three commands of the documentation, one after the other."""
+    """The three commands of the documentation, one after the other; the first with its report."""
+    monkeypatch.setattr("training.pretraining.write_report", write_report)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in tiny.items()]
     run, labeled = tmp_path / "run", ["--data", packed.folder, "--test", other_photos, "--init", tmp_path / "run"]
     pretrained = command("training.pretrain", "--data", packed.folder, "--out", run, "--epochs", 2, *flags)
@@ -225,21 +236,58 @@ def test_a_paragraph_becomes_a_line(error: type[Exception], capsys: pytest.Captu
 
     with pytest.raises(SystemExit) as caught:
         run_command(command)
-    assert caught.value.code == EXIT_USAGE
+    assert caught.value.code == NOT_DONE
     err = capsys.readouterr().err
     assert err.startswith("error: first line second line more")
     assert err.count("\n") == 1
     assert len(err) < 700
 
 
-def test_a_stopped_command_says_so_with_its_own_status(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, TERMINATED), (signal.SIGINT, INTERRUPTED)])
+def test_a_stopped_command_says_so_with_the_signal_s_status(
+    number: int, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     def command() -> None:
-        raise Terminated("stopped at step 3")
+        raise Terminated("stopped at step 3", number)
 
     with pytest.raises(SystemExit) as caught:
         run_command(command)
-    assert caught.value.code == EXIT_TERMINATED
+    assert caught.value.code == status
     assert capsys.readouterr().err == "stopped at step 3\n"
+
+
+def test_of_several_processes_one_says_that_they_were_stopped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> None:
+        raise Terminated("stopped at step 3", signal.SIGTERM)
+
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as caught:
+        run_command(command)
+    assert caught.value.code == TERMINATED
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_that_went_wrong_has_another_status_than_one_that_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise RunFailed("the loss is nan")
+
+    with pytest.raises(SystemExit) as caught:
+        run_command(command)
+    assert caught.value.code == BAD_RESULT
+    assert capsys.readouterr().err == "error: the loss is nan\n"
+
+
+def test_memory_that_is_too_small_is_told_by_the_flags_that_help(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise torch.OutOfMemoryError("tried to allocate 2 TB")
+
+    with pytest.raises(SystemExit) as caught:
+        run_command(command)
+    assert caught.value.code == NOT_DONE
+    err = capsys.readouterr().err
+    assert "raise --accumulate, add --recompute or lower --batch-size (tried to allocate 2 TB)" in err
 
 
 def test_what_nobody_foresaw_keeps_its_traceback() -> None:

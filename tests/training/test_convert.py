@@ -18,7 +18,8 @@ from mae.foreign import write_foreign
 from mae.model import MaskedAutoencoder
 from mae.pretrained import PretrainedEncoder
 from mae.weights import load_mae, load_model, load_pretrained
-from training.convert import ConvertConfig, convert, resolve_init
+from training.convert import ConvertConfig, convert
+from training.converting import resolve_init
 from training.errors import TrainingError
 from training.finetune import FinetuneConfig, finetune
 from training.packed import PackedDataset

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.device import PrecisionName, autocast, has_bf16, pick_device
+from training.compute import PrecisionName
+from training.device import autocast, has_bf16, pick_device
 from training.errors import TrainingError
 
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from mae.weights import load_mae
-from training import pretrain as pretrain_module
-from training.compute import global_batch
-from training.distributed import Strategy, World
+from training import pretraining
+from training.compute import Strategy, global_batch
+from training.distributed import World
 from training.errors import Terminated, TrainingError
 from training.packed import PackedDataset
 from training.pretrain import PretrainConfig, pretrain
@@ -92,14 +92,14 @@ def test_a_state_goes_on_with_another_number_of_processes(
 def _stopped_halfway(config: PretrainConfig) -> Path:
     """A run that was told to stop after its first epoch."""
 
-    class Stopped(pretrain_module._Pretraining):
+    class Stopped(pretraining._Pretraining):
         def after_epoch(self, epoch: int) -> Mapping[str, float]:
             if epoch == 1:
                 signal.raise_signal(signal.SIGTERM)
             return super().after_epoch(epoch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain_module, "_Pretraining", Stopped)
+        patch.setattr(pretraining, "_Pretraining", Stopped)
         with pytest.raises(Terminated):
             pretrain(config)
     return config.out

@@ -297,7 +297,7 @@ def test_a_finished_run_keeps_what_it_said_of_the_test_set(
     def looked(*_args: object) -> None:
         raise AssertionError("evaluated again")
 
-    monkeypatch.setattr("training.finetune._Finetuning.predict", looked)
+    monkeypatch.setattr("training.finetuning._Finetuning.predict", looked)
     assert finetune(replace(config, resume=True)) == metrics
     after = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (after["metrics"], after["started_at"]) == (before["metrics"], before["started_at"])

@@ -16,11 +16,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from mae.model import MaskedAutoencoder
 from mae.weights import load_mae
 from training.errors import TrainingError
-from training.inrun_probe import PENALTIES, InRunProbe, ProbeFlags, open_probe
+from training.inrun_probe import PENALTIES, InRunProbe, open_probe
 from training.pack import pack
 from training.packed import NO_LABEL, PackedDataset
-from training.pretrain import PretrainConfig, pretrain
-from training.probe import extract
+from training.pretrain import PretrainConfig, ProbeFlags, pretrain
+from training.probing import extract
 
 CPU = torch.device("cpu")
 NAMES = {"probe_ridge_cls", "probe_ridge_mean", "probe_knn_cls", "probe_knn_mean"}

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.mix import MixConfig, Mixing, cutmix_box, draw_mixing, mix_images, soft_cross_entropy, soft_targets
+from training.augmentations import MixConfig
+from training.mix import Mixing, cutmix_box, draw_mixing, mix_images, soft_cross_entropy, soft_targets
 
 
 def rng(seed: int = 0) -> np.random.Generator:

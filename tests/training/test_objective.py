@@ -14,7 +14,7 @@ import torch
 from mae.config import MAEConfig
 from mae.masking import random_masking
 from mae.model import MaskedAutoencoder, Normalize
-from training import pretrain as pretrain_module
+from training import pretraining
 from training.augment import crop_and_resize
 from training.device import autocast
 from training.errors import TrainingError
@@ -74,7 +74,7 @@ def test_a_progressive_run_sees_small_images_first(
             sizes.append(arguments[4])
             return super().forward(*arguments)
 
-    monkeypatch.setattr(pretrain_module, "MaskedObjective", Watched)
+    monkeypatch.setattr(pretraining, "MaskedObjective", Watched)
     config = PretrainConfig(
         data=str(packed.folder), out=tmp_path / "run", epochs=4, stages=((0.25, 16), (0.5, 24)), **tiny
     )
@@ -114,7 +114,7 @@ def test_a_loss_that_is_not_finite_keeps_its_images(
             self.steps += 1
             return super().forward(*arguments) * (float("inf") if self.steps == 6 else 1.0)
 
-    monkeypatch.setattr(pretrain_module, "MaskedObjective", Broken)
+    monkeypatch.setattr(pretraining, "MaskedObjective", Broken)
     config = PretrainConfig(data=str(packed.folder), out=tmp_path / "run", epochs=3, **tiny)
     with pytest.raises(
         TrainingError, match=r"the loss of step 6 is inf, its images are in .*non-finite\.npz: start over"

@@ -182,7 +182,7 @@ def test_ctrl_c_is_one_line(
     with monkeypatch.context() as patch:
         patch.setattr("training.decode.pixel_sums", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         outcome = command("training.pack", "--data", photos, "--out", tmp_path / "out")
-    assert (outcome.status, outcome.err) == (143, "stopped; the same command goes on with what is packed\n")
+    assert (outcome.status, outcome.err) == (130, "stopped; the same command goes on with what is packed\n")
     assert len(pack(photos, tmp_path / "out")) == 120
 
 

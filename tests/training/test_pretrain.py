@@ -196,7 +196,7 @@ def test_a_run_leaves_samples_of_its_data_as_the_service_would_see_them(
 def test_of_many_images_and_of_larger_ones_samples_are_the_middle_of_some(
     packed: PackedDataset, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.pretrain._SAMPLES", 4)
+    monkeypatch.setattr("training.pretraining._SAMPLES", 4)
     small = {**tiny, "image_size": 16, "patch_size": 8}
     out = pretrain(PretrainConfig(data=str(packed.folder), out=tmp_path / "run", epochs=1, **small))
     with np.load(out / "samples.npz") as arrays:

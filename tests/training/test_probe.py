@@ -22,7 +22,8 @@ from training.errors import TrainingError
 from training.evaluate import top1
 from training.knn import knn_top1
 from training.packed import PackedDataset
-from training.probe import ProbeConfig, extract, probe, trials_table
+from training.probe import ProbeConfig, probe
+from training.probing import extract, trials_table
 
 CPU = torch.device("cpu")
 

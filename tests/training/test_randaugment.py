@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from training.randaugment import GEOMETRIC, TONAL, RandAugmentConfig, apply_operations, operations, rand_augment
+from training.augmentations import RandAugmentConfig
+from training.randaugment import GEOMETRIC, TONAL, apply_operations, operations, rand_augment
 
 FILL = (120, 90, 60)
 NUM, HEIGHT, WIDTH = 6, 33, 45

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.errors import TrainingError
-from training.evaluate import PREDICTIONS_FILE
 from training.pages.figures import MAX_NUMBERED, heat_figure, map_figure, matrix_figure
 from training.pages.record import Record
 from training.pages.render import Block, Drawing, Facts, Group, Heading, Table, Text, drawing, missing, picture
 from training.pages.scores import SPLIT_NAMES, Scores, score
+from training.run import PREDICTIONS_FILE
 
 NOTHING = "\N{EN DASH}"  # where a figure would be
 _WHEN = {"started_at": "started", "git_commit": "commit"}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import training.compare as module
+import training.comparing as module
 from training.compare import CompareConfig, compare
 from training.errors import Terminated, TrainingError
 from training.finetune import FinetuneConfig
@@ -163,7 +163,7 @@ def test_a_failed_run_is_shown_and_the_others_go_on(
         "--finetune-set", "finetune-recipe=plain",
     ]  # fmt: skip
     outcome = command("training.compare", *arguments)
-    assert outcome.status == 2
+    assert outcome.status == 1
     assert f"failed: scratch-0.2-seed0-blr0.001: {damaged / 'checkpoint.pt'} is damaged" in outcome.out
     assert "Traceback" not in outcome.err
     assert outcome.out.splitlines()[-1] == str(out / "compare.html")
