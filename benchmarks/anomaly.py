@@ -135,7 +135,8 @@ def auroc(scores: Errors, touched: NDArray[np.float64]) -> float:
 
 def standardised(errors: Errors, good: Errors) -> Errors:
     """errors: [N, L]; good: [M, L], of good parts, M at least 2."""
-    return (errors - good.mean(axis=0)) / good.std(axis=0, ddof=1)
+    scores: Errors = (errors - good.mean(axis=0)) / good.std(axis=0, ddof=1)
+    return scores
 
 
 def main() -> None:
