@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import benchmarks.report
 from benchmarks.anomaly import KINDS, auroc, error_maps, main, make_parts, standardised
@@ -39,7 +40,7 @@ def test_auroc_counts_what_a_defect_covers_against_what_it_leaves_alone() -> Non
 def test_scores_are_told_in_the_good_ones_deviations() -> None:
     good = np.array([[1, 10], [3, 30]], np.float32)  # means 2 and 20, deviations sqrt(2) and sqrt(200)
     found = standardised(np.array([[2, 20], [4, 40]], np.float32), good)
-    np.testing.assert_allclose(found, [[0, 0], [2**0.5, 2**0.5]], rtol=1e-6)
+    np.testing.assert_allclose(found, np.array([[0, 0], [2**0.5, 2**0.5]], np.float32), rtol=1e-6)
 
 
 def test_fewer_passes_come_out_of_more(bundle: Bundle) -> None:
@@ -56,8 +57,10 @@ def test_the_whole_writes_a_row_per_ratio_and_passes(
 ) -> None:
     monkeypatch.setattr(benchmarks.report, "RESULTS", tmp_path)
     flags = "--ratios 0.5 0.25 --passes 2 4 --good 3 --each 1 --seeds 2 --runtime onnxruntime --precision fp32 --name a"
-    monkeypatch.setattr(sys, "argv", ["anomaly", "--bundle", str(tiny_bundle.path), *flags.split()])
+    files = ["--bundle", str(tiny_bundle.path), "--picture", str(tmp_path / "a.png")]
+    monkeypatch.setattr(sys, "argv", ["anomaly", *files, *flags.split()])
     main()
+    assert Image.open(tmp_path / "a.png").size == (120 + 3 * 200, 28 + 4 * 200)
     lines = (tmp_path / "a.md").read_text().splitlines()
     rows = [line.strip("|").split("|") for line in lines if line.startswith("| 0.")]
     assert [(row[0].strip(), row[1].strip()) for row in rows] == [("0.5", "2"), ("0.5", "4"), ("0.25", "4")]

@@ -384,7 +384,8 @@ def oklab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
             [0.0259040371, 0.7827717662, -0.8086757660],
         ]
     )
-    return np.cbrt(linear @ cones.T) @ lab.T
+    found: NDArray[np.float64] = np.cbrt(linear @ cones.T) @ lab.T
+    return found
 
 
 def test_equal_steps_of_error_look_equal() -> None:
