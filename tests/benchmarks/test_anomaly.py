@@ -15,6 +15,8 @@ from bundle.store import Bundle
 from runtime.fake import FakeRuntime
 from tests.service.helpers import make_bundle
 
+DEFAULT_BUNDLE = Path(__file__).parents[2] / "models" / "default"
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
@@ -52,15 +54,14 @@ def test_fewer_passes_come_out_of_more(bundle: Bundle) -> None:
     assert not np.array_equal(both[6], both[2])
 
 
-def test_the_whole_writes_a_row_per_ratio_and_passes(
-    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_whole_writes_a_row_per_ratio_and_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmarks.report, "RESULTS", tmp_path)
     flags = "--ratios 0.5 0.25 --passes 2 4 --good 3 --each 1 --seeds 2 --runtime onnxruntime --precision fp32 --name a"
-    files = ["--bundle", str(tiny_bundle.path), "--picture", str(tmp_path / "a.png")]
+    files = ["--bundle", str(DEFAULT_BUNDLE), "--picture", str(tmp_path / "a.png")]
     monkeypatch.setattr(sys, "argv", ["anomaly", *files, *flags.split()])
     main()
-    assert Image.open(tmp_path / "a.png").size == (120 + 3 * 200, 28 + 4 * 200)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (120 + 3 * 200, 28 + 4 * 200)
     lines = (tmp_path / "a.md").read_text().splitlines()
     rows = [line.strip("|").split("|") for line in lines if line.startswith("| 0.")]
     assert [(row[0].strip(), row[1].strip()) for row in rows] == [("0.5", "2"), ("0.5", "4"), ("0.25", "4")]
