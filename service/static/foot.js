@@ -10,10 +10,10 @@ const STAGES = {
   cache: "look-up",
   decode: "decode",
   queue: "wait",
-  infer: "network",
+  infer: "model",
   encode: "answer",
 };
-const LEAST_MS = 0.05;
+const LEAST_MS = 0.1;
 
 export class Foot {
   #timing = make("div", { className: "timing soft" });
@@ -29,13 +29,11 @@ export class Foot {
     const stages = Object.keys(STAGES).filter((stage) => timing[stage] >= LEAST_MS);
     const sum = stages.reduce((total, stage) => total + timing[stage], 0);
     const bar = make("div", { className: "bar" }, ...stages.map((stage) => {
-      const piece = make("i", { className: stage });
+      const piece = mark(stage);
       piece.style.flexGrow = timing[stage] / sum;
       return piece;
     }));
-    bar.setAttribute("aria-hidden", "true");
-    const words = stages.map((stage) =>
-      make("span", {}, make("i", { className: stage }), `${STAGES[stage]} ${milliseconds(timing[stage])}`));
+    const words = stages.map((stage) => make("span", {}, mark(stage), `${STAGES[stage]} ${milliseconds(timing[stage])}`));
     this.#timing.replaceChildren(bar, make("p", {}, make("span", { textContent: summary(timing, elapsed) }), ...words));
   }
 
@@ -66,10 +64,17 @@ class Snippet {
   }
 }
 
+/** A spot in the colour of the stage. */
+function mark(stage) {
+  const element = make("span", { className: "mark" });
+  element.dataset.stage = stage;
+  return element;
+}
+
 function summary(timing, elapsed) {
-  const cached = "infer" in timing ? "" : "From the cache, in ";
-  const there = elapsed === undefined ? "" : `, ${milliseconds(elapsed)} with the way there and back`;
-  return `${cached}${milliseconds(timing.total ?? 0)}${there}`;
+  const cached = "infer" in timing ? "" : "From the cache: ";
+  const inAll = elapsed === undefined ? "" : `, ${milliseconds(elapsed)} in all`;
+  return `${cached}${milliseconds(timing.total ?? 0)} in the service${inAll}`;
 }
 
 function milliseconds(ms) {

@@ -13,7 +13,8 @@ export { colour, make } from "./dom.js";
  * One call is under way at a time. A change of a control lets it end and then asks again with the newest values, so that
  * the card follows a slider that is dragged; a change of the photos ends it. A card that is off the screen waits.
  *
- * What has the class "stage" is not to be seen while it shows nothing, or the photos before.
+ * What has the class "stage" is dimmed while it is not up to date, and not to be seen while it shows nothing, or other photos
+ * than those that failed.
  */
 export class Panel {
   #wanted = false;
@@ -71,6 +72,7 @@ export class Panel {
   /** Ask again, with the controls as they are now. */
   refresh() {
     this.#wanted = true;
+    this.section.classList.add("busy"); // also off the screen: what is there is not up to date
     this.#run();
   }
 
@@ -107,8 +109,6 @@ export class Panel {
     this.#wanted = false;
     const photos = this.photos();
     const controller = (this.#running = new AbortController());
-    this.section.classList.toggle("empty", !same(photos, this.#shown));
-    this.section.classList.add("busy");
     try {
       await this.work(photos, controller.signal);
       this.#succeed(photos);
@@ -129,6 +129,7 @@ export class Panel {
   }
 
   #fail(error, photos) {
+    this.section.classList.toggle("empty", !same(photos, this.#shown));
     if (!(error instanceof ServiceError)) {
       this.showError(error.message);
       if (error instanceof TypeError || error instanceof ReferenceError) console.error(error); // ours

@@ -2,27 +2,41 @@
 
 import { make } from "./dom.js";
 
+const RUNTIMES = {
+  onnxruntime: "ONNX Runtime",
+  "onnxruntime-tensorrt": "ONNX Runtime with TensorRT",
+  openvino: "OpenVINO",
+  tensorrt: "TensorRT",
+};
+
 /** `info`: as GET /info tells it. */
 export function showServed(info, line, details) {
-  const { name, model, runtime } = info;
-  line.replaceChildren(make("strong", { textContent: name }), ` on ${runtime.device === "cpu" ? "the CPU" : runtime.device}, ${runtime.name}`);
+  const { name, model } = info;
+  line.replaceChildren(make("strong", { textContent: name }), ` sees ${pixels(model)}, runs ${place(info.runtime)}`);
   details.querySelector("dl").replaceChildren(...rows(info).flatMap(([term, text]) => [make("dt", { textContent: term }), make("dd", { textContent: text })]));
-  details.hidden = false;
   details.querySelector("p").textContent = lacking(info);
+  details.hidden = false;
 }
 
-function rows({ version, digest, model, pooling, provenance, runtime, limits, num_classes: numClasses }) {
-  const [height, width] = model.image_size;
+function rows({ version, digest, model, pooling, provenance, runtime, limits, num_classes: numLabels }) {
   const [rows, columns] = model.grid;
   const colours = { 1: "grey", 3: "colour", 4: "colour and transparency" }[model.channels] ?? `${model.channels} channels`;
   return [
-    ["It sees", `${width} × ${height} pixels in ${colours}, cut into ${columns} × ${rows} patches of ${model.patch_size} × ${model.patch_size}`],
-    ["It gives", `vectors of ${model.dim} values (${pooling} pooling)${numClasses ? `, and one of ${numClasses} labels` : ""}`],
-    ["Network", `${model.depth} layers, trained on ${provenance.dataset}, ${count(provenance.num_images)} images, ${provenance.epochs} epochs`],
-    ["Runs in", `${runtime.name} on ${runtime.device}, ${runtime.precision}`],
-    ["Takes", `up to ${limits.max_images} photos and ${Math.floor(limits.max_body_bytes / 2 ** 20)} MiB per request, ${count(limits.max_pixels)} pixels per photo`],
+    ["It sees", `${pixels(model)} in ${colours}, as ${columns} × ${rows} patches of ${model.patch_size} × ${model.patch_size}`],
+    ["It gives", `vectors of ${model.dim} values (${pooling} pooling)${numLabels ? `, and the likeliest of ${count(numLabels)} labels` : ""}`],
+    ["Network", `${model.depth} layers, trained on ${count(provenance.num_images)} images of ${provenance.dataset} for ${provenance.epochs} epochs`],
+    ["Runs", `${place(runtime)} in ${runtime.precision}`],
+    ["Takes", `up to ${limits.max_images} photos and ${count(limits.max_body_bytes / 2 ** 20)} MiB per request, and ${count(limits.max_pixels / 1e6)} megapixels per photo`],
     ["Version", `Maeve ${version}, bundle ${digest.slice(0, 12)}`],
   ];
+}
+
+function pixels({ image_size: [height, width] }) {
+  return `${width} × ${height} pixels`;
+}
+
+function place({ name, device }) {
+  return `on ${device === "cpu" ? "the CPU" : device} with ${RUNTIMES[name] ?? name}`;
 }
 
 /** What this bundle cannot do, and so has no card. */
@@ -34,5 +48,5 @@ function lacking({ operations }) {
 }
 
 function count(number) {
-  return number.toLocaleString("en");
+  return number.toLocaleString("en", { maximumFractionDigits: 1 });
 }

@@ -2,6 +2,7 @@
 
 export class Unlock {
   #locked = new Set();
+  #tried = false;
 
   /** `form`: with one password field. `unlocked(key)`: called with what was typed. */
   constructor(form, unlocked) {
@@ -9,9 +10,9 @@ export class Unlock {
     this.field = form.querySelector("input");
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      if (!this.field.value.trim()) return;
       const key = this.field.value.trim();
       this.field.value = "";
+      this.#tried = true;
       this.#locked.clear();
       form.hidden = true;
       unlocked(key);
@@ -22,6 +23,8 @@ export class Unlock {
   open(panel) {
     this.#locked.add(panel);
     this.#place();
+    if (this.#tried) this.field.focus(); // the key was wrong: the next one is typed at once
+    this.#tried = false;
   }
 
   /** This card was answered. */
