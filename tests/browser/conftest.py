@@ -66,9 +66,11 @@ def _chromium() -> str | None:
 
 
 @contextmanager
-def running_service(*flags: str, bundle: Path = ROOT / "models" / "default", **environment: str) -> Iterator[str]:
+def running_service(
+    *flags: str, bundle: Path = ROOT / "models" / "default", port: int | None = None, **environment: str
+) -> Iterator[str]:
     """The address of `python -m service` with these flags and MAEVE_ settings."""
-    port = free_port()
+    port = port or free_port()
     command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", str(port), *flags]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MAEVE_")}
     process = subprocess.Popen(command, cwd=ROOT, env=clean | environment)
@@ -117,20 +119,30 @@ def complaints() -> Iterator[Complaints]:
 
 @pytest.fixture
 def open_page(browser: Browser, service: str, complaints: Complaints) -> Iterator[OpenPage]:
-    """open_page(url=service, *, width=1280, height=900, scheme="light") -> a page in a context of its own."""
+    """open_page(url=service, *, width=1280, height=900, scheme="light", touch=False, before=...) -> a page in a context of its own.
+
+    `touch`: as on a phone. `before`: what to do with the page before it is loaded.
+    """
     contexts = []
 
     def open_(
-        url: str = service, *, width: int = 1280, height: int = 900, scheme: Scheme = "light", touch: bool = False
+        url: str = service,
+        *,
+        width: int = 1280,
+        height: int = 900,
+        scheme: Scheme = "light",
+        touch: bool = False,
+        before: Callable[[Page], None] = lambda page: None,
     ) -> Page:
         context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, has_touch=touch,
+            viewport={"width": width, "height": height}, color_scheme=scheme, has_touch=touch, is_mobile=touch,
             permissions=["clipboard-read", "clipboard-write"] if url.startswith("http") else [],
         )  # fmt: skip
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)
         complaints.watch(page, url.rsplit("/", 1)[0])
+        before(page)
         page.goto(url)
         return page
 
@@ -148,6 +160,11 @@ def page(open_page: OpenPage) -> Page:
 def take_sample(page: Page, title: str = "A cat") -> None:
     """Choose one of the page's samples by its title."""
     page.get_by_role("button", name=title, exact=True).first.click()
+
+
+def give_photos(page: Page, *paths: Path) -> None:
+    """Choose files, as the browser's dialog would."""
+    page.locator("#drop input").set_input_files(list(paths))
 
 
 def screenshot(page: Page, name: str) -> Path:
