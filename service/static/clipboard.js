@@ -27,6 +27,7 @@ export async function copy(text) {
 function copySelected(text) {
   const before = document.activeElement;
   const field = make("textarea", { value: text, readOnly: true, className: "visually-hidden" });
+  field.style.whiteSpace = "pre"; // else what is copied would lose its indentation
   document.body.append(field);
   field.select();
   const copied = document.execCommand("copy");

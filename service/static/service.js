@@ -113,7 +113,7 @@ async function inWords(answer, hadKey) {
   if (answer.status === 401) return new ServiceError(WORDS[401], 401);
   const wait = Number(answer.headers.get("Retry-After")) || null;
   const index = /^images\[(\d+)\]$/.exec(error?.param || "");
-  const told = error ? ` The service says: ${error.message}.` : "";
+  const told = error ? ` The service says: ${index ? error.message.replace(/^image \d+ /, "it ") : error.message}.` : "";
   const said = (WORDS[answer.status] || `That did not work (status ${answer.status}).`) + told;
   return new ServiceError(said, answer.status, index ? Number(index[1]) : null, wait);
 }

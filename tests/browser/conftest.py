@@ -19,7 +19,7 @@ from typing import Literal
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tests.service.helpers import eventually, free_port
 
@@ -168,10 +168,16 @@ def give_photos(page: Page, *paths: Path) -> None:
 
 
 def screenshot(page: Page, name: str) -> Path:
-    """Keep a picture of the whole page."""
+    """Keep a picture of the whole page. The window is as high for a moment, so that no card waits to be seen."""
     path = SCREENSHOTS / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
+    size = page.viewport_size
+    assert size is not None
+    page.evaluate("scrollTo({ top: 0, behavior: 'instant' })")
+    page.set_viewport_size({**size, "height": page.evaluate("document.documentElement.scrollHeight")})
+    expect(page.locator(".card.busy")).to_have_count(0)
     page.screenshot(path=path, full_page=True)
+    page.set_viewport_size(size)
     return path
 
 
