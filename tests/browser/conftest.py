@@ -119,9 +119,8 @@ def complaints() -> Iterator[Complaints]:
 
 @pytest.fixture
 def open_page(browser: Browser, service: str, complaints: Complaints) -> Iterator[OpenPage]:
-    """open_page(url=service, *, width=1280, height=900, scheme="light", touch=False, before=...) -> a page in a context of its own.
-
-    `touch`: as on a phone. `before`: what to do with the page before it is loaded.
+    """open_page(url=service, *, width=1280, height=900, scheme="light", touch=False, before=None) -> a page, in a
+    context of its own. `touch`: as on a phone. `before`: what to do with the page before it is loaded.
     """
     contexts = []
 
@@ -132,7 +131,7 @@ def open_page(browser: Browser, service: str, complaints: Complaints) -> Iterato
         height: int = 900,
         scheme: Scheme = "light",
         touch: bool = False,
-        before: Callable[[Page], None] = lambda page: None,
+        before: Callable[[Page], None] | None = None,
     ) -> Page:
         context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme, has_touch=touch, is_mobile=touch,
@@ -142,7 +141,8 @@ def open_page(browser: Browser, service: str, complaints: Complaints) -> Iterato
         page = context.new_page()
         page.set_default_timeout(10_000)
         complaints.watch(page, url.rsplit("/", 1)[0])
-        before(page)
+        if before is not None:
+            before(page)
         page.goto(url)
         return page
 

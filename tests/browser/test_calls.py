@@ -19,13 +19,20 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import (
-    ROOT, SAMPLES, Complaints, OpenPage, give_photos, running_service, take_sample,
+    ROOT,
+    SAMPLES,
+    Complaints,
+    OpenPage,
+    give_photos,
+    running_service,
+    take_sample,
 )  # fmt: skip
 from tests.service.helpers import pixels
 
 KEY = "maeve_for_the_tests"
 ODD_NAMES = (
-    "two words.png", "it's \"quoted\".png", "Bär;type=text,plain.png", "a,b.png", "$HOME `id` \\t.png", "-n.png", "@x.png",
+    "two words.png", "it's \"quoted\".png", "Bär;type=text,plain.png", "a,b.png", "$HOME `id` \\t.png", "-n.png",
+    "@x.png",
 )  # fmt: skip
 AS_JSON = """
 import json, dataclasses, numpy
@@ -237,8 +244,9 @@ def test_calls_are_copied(page: Page, clipboard: str) -> None:
         expect(page.locator("#announcements")).to_have_text(f"Copied {what}")
         expect(button).to_have_text("Copied")
         expect(button).to_be_focused()
-        copied = page.context.new_page()
-        copied.goto(page.url)
-        assert copied.evaluate("navigator.clipboard.readText()") == page.locator(f"#reconstruct pre.{block}").inner_text()
-        copied.close()
+        reader = page.context.new_page()  # that has a clipboard
+        reader.goto(page.url)
+        copied = reader.evaluate("navigator.clipboard.readText()")
+        assert copied == page.locator(f"#reconstruct pre.{block}").inner_text()
+        reader.close()
         page.bring_to_front()

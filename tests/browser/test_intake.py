@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,15 @@ from PIL import Image
 from playwright.sync_api import JSHandle, Locator, Page, expect
 
 from tests.browser.conftest import (
-    SAMPLES, Complaints, OpenPage, give_photos, overflows, running_service, screenshot, take_sample, violations,
+    SAMPLES,
+    Complaints,
+    OpenPage,
+    give_photos,
+    overflows,
+    running_service,
+    screenshot,
+    take_sample,
+    violations,
 )  # fmt: skip
 from tests.service.helpers import pixels
 
@@ -56,8 +65,10 @@ def dragged(page: Page, *paths: Path) -> JSHandle:
     return page.evaluate_handle(
         """files => {
           const carried = new DataTransfer();
-          for (const [name, text] of files)
-            carried.items.add(new File([Uint8Array.from(atob(text), each => each.charCodeAt(0))], name, {type: "image/png"}));
+          for (const [name, text] of files) {
+            const bytes = Uint8Array.from(atob(text), each => each.charCodeAt(0));
+            carried.items.add(new File([bytes], name, {type: "image/png"}));
+          }
           return carried;
         }""",
         files,
@@ -93,7 +104,8 @@ def test_several_are_chosen_and_the_first_is_looked_at(page: Page, photos: list[
 def test_the_arrow_keys_choose_and_delete_removes(page: Page, photos: list[Path]) -> None:
     give_photos(page, *photos)
     chosen(page).focus()
-    for key, name in [("ArrowRight", "one"), ("End", "two"), ("ArrowRight", "two"), ("ArrowLeft", "one"), ("Home", "zero")]:
+    steps = [("ArrowRight", "one"), ("End", "two"), ("ArrowRight", "two"), ("ArrowLeft", "one"), ("Home", "zero")]
+    for key, name in steps:
         page.keyboard.press(key)
         expect(page.locator("#tray .thumbnail:focus")).to_have_accessible_name(f"{name}.png")
         expect(chosen(page)).to_have_accessible_name(f"{name}.png")
@@ -199,8 +211,8 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_sent(open_page: OpenPa
     page = open_page(small_service)
     expect(page.locator("#details")).to_be_visible()  # the limits are known
     give_photos(page, SAMPLES / "cat.jpg")
-    size = (SAMPLES / "cat.jpg").stat().st_size
-    expect(told(page)).to_have_text(f"cat.jpg has {-(-size // 1024)} KiB, and this service takes at most 20 KiB at once.")
+    size = math.ceil((SAMPLES / "cat.jpg").stat().st_size / 1024)
+    expect(told(page)).to_have_text(f"cat.jpg has {size} KiB, and this service takes at most 20 KiB at once.")
     expect(thumbnails(page)).to_have_count(0)
 
 

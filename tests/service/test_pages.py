@@ -15,6 +15,7 @@ from tests.service.helpers import Served, serving_fake
 
 STATIC = Path(service.__file__).parent / "static"
 PAGES = {"/": "index.html", "/docs": "docs.html"}
+TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".jpg": "image/jpeg"}
 FILES = sorted(path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*") if path.is_file())
 
 
@@ -86,15 +87,12 @@ def test_head_tells_the_same_without_the_body(served: Served, path: str) -> None
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_is_served_with_its_type(served: Served, name: str) -> None:
     answer = served.http.get(f"/static/{name}")
-    expected = {"js": "text/javascript", "css": "text/css", "html": "text/html", "jpg": "image/jpeg"}[name.split(".")[-1]]
-    assert answer.headers["content-type"].split(";")[0] == expected
+    assert answer.headers["content-type"].split(";")[0] == TYPES[Path(name).suffix]
     assert answer.headers["cache-control"] == "no-cache"
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-@pytest.mark.parametrize(
-    "path", ["/static/nothing.js", "/static/", "/static/panels", "/static/%00", "/docs/"]
-)
+@pytest.mark.parametrize("path", ["/static/nothing.js", "/static/", "/static/panels", "/static/%00", "/docs/"])
 def test_what_there_is_not(served: Served, path: str) -> None:
     answer = served.http.get(path)
     assert (answer.status_code, answer.json()["error"]["type"]) == (404, "not_found")
