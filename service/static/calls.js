@@ -7,6 +7,9 @@ const JSON_TYPE = "application/json";
 /** Where curl puts an answer that no terminal should show. */
 const OUTPUTS = { [OCTETS]: "answer.bin", "application/x-npy": "answer.npy", "image/png": "answer.png" };
 
+/** Methods of the client that take an image and not a list. */
+const ONE_IMAGE = ["reconstruct", "anomaly"];
+
 /** A route with its query, as it is sent and shown: commas, which separate lists here, stay readable. */
 export function target(route, params = {}) {
   const query = new URLSearchParams(params).toString().replaceAll("%2C", ",");
@@ -31,7 +34,7 @@ export function curl({ route, photos, params, accept = JSON_TYPE, headers = {}, 
 /** `call.python`: { method, args } of service.client, args as [[name, value], ...]. */
 export function python({ photos, python: { method, args = [] } }, origin, locked) {
   const paths = photos.map((photo) => `Path(${JSON.stringify(photo.name)})`);
-  const images = method === "reconstruct" ? paths[0] : `[${paths.join(", ")}]`;
+  const images = ONE_IMAGE.includes(method) ? paths[0] : `[${paths.join(", ")}]`;
   const passed = [images, ...args.map(([name, value]) => `${name}=${literal(value)}`)].join(", ");
   const key = locked ? ', api_key=os.environ["MAEVE_API_KEY"]' : "";
   return [

@@ -1,15 +1,8 @@
 /** How photos come in: dropped, pasted, chosen, taken, or one of the samples; and what is refused before it is sent. */
 
 import { announce, make } from "./dom.js";
+import { SAMPLES, sampleFile, sampleUrl } from "./samples.js";
 
-const SAMPLES = [
-  ["cat.jpg", "A cat"],
-  ["cat-closer.jpg", "The same cat, closer"],
-  ["coffee.jpg", "A cup of coffee"],
-  ["astronaut.jpg", "An astronaut"],
-  ["rocket.jpg", "A rocket"],
-  ["galaxies.jpg", "Galaxies"],
-];
 /** As many as can be compared at a glance. Requests with fewer are the business of whoever sends them. */
 const MOST_PHOTOS = 64;
 /** Systems do not know every one of these for a picture, and then a file has no type. */
@@ -86,21 +79,18 @@ export class Intake {
   }
 
   #sample(name, title) {
-    const picture = make("img", { src: `static/samples/${name}`, alt: title, width: 96, height: 96 });
+    const picture = make("img", { src: sampleUrl(name), alt: title, width: 96, height: 96 });
     const button = make("button", { type: "button", title }, picture);
     button.addEventListener("click", () => this.#takeSample(name));
     return button;
   }
 
   async #takeSample(name) {
-    let blob;
     try {
-      blob = await (await fetch(`static/samples/${name}`)).blob();
+      this.take([await sampleFile(name)]);
     } catch {
       this.#tell(["The sample cannot be fetched. Is the service still running?"]);
-      return;
     }
-    this.take([new File([blob], name, { type: blob.type })]);
   }
 }
 
