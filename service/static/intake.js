@@ -1,6 +1,7 @@
 /** How photos come in: dropped, pasted, chosen, taken, or one of the samples; and what is refused before it is sent. */
 
 import { announce, make } from "./dom.js";
+import { twinOf } from "./photos.js";
 import { SAMPLES, sampleFile, sampleUrl } from "./samples.js";
 
 /** As many as can be compared at a glance. Requests with fewer are the business of whoever sends them. */
@@ -9,6 +10,8 @@ const MOST_PHOTOS = 64;
 const ENDINGS = /\.(jpe?g|png|webp|gif|bmp|tiff?|jp2|j2k|p[bgpn]m|hei[cf]|avif)$/i;
 
 export class Intake {
+  #taking = Promise.resolve();
+
   /** `page`: { photos, info }; info is null until it is known what the service takes. */
   constructor(section, page) {
     this.section = section;
@@ -25,19 +28,21 @@ export class Intake {
     page.photos.addEventListener("change", () => section.classList.toggle("filled", page.photos.all.length > 0));
   }
 
-  /** Take in the files that are photos and are not here yet, and say what became of the others. */
-  async take(files) {
-    if (!files.length) return;
+  /** Take in the files that are photos and are not here yet, and say what became of the others; after those that came before. */
+  take(files) {
+    if (files.length) this.#taking = this.#taking.then(() => this.#sort(files));
+  }
+
+  async #sort(files) {
     const { photos, info } = this.page;
     const taken = [];
     const refused = [];
-    let twin;
     for (const file of files) {
-      const here = await photos.find(file);
-      const fault = here ? alreadyHere(file, here) : faultOf(file, info);
-      twin ??= here;
+      const twin = await twinOf(file, [...photos.all, ...taken.map((each) => ({ file: each, name: each.name }))]);
+      const fault = twin ? alreadyHere(file, twin) : faultOf(file, info);
       if (fault) refused.push(fault);
       else taken.push(file);
+      if (files.length === 1 && twin) photos.choose(twin);
     }
     const room = Math.max(0, MOST_PHOTOS - photos.all.length);
     if (taken.length > room) {
@@ -45,7 +50,6 @@ export class Intake {
       refused.push(`This page compares at most ${MOST_PHOTOS} photos: ${left} ${left === 1 ? "was" : "were"} left out.`);
     }
     photos.add(taken);
-    if (twin && !taken.length) photos.choose(twin);
     this.#tell(refused);
     if (taken.length) announce(`${taken.length === 1 ? taken[0].name : `${taken.length} photos`} added`);
   }

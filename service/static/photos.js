@@ -74,18 +74,6 @@ export class Photos extends EventTarget {
     this.dispatchEvent(new Event("blame"));
   }
 
-  /** The photo with the very bytes of `file`, or undefined. */
-  async find(file) {
-    const alike = this.#photos.filter((photo) => photo.file.size === file.size);
-    if (!alike.length) return undefined;
-    const bytes = await bytesOf(file);
-    for (const photo of alike) {
-      const others = await bytesOf(photo.file);
-      if (bytes.every((byte, i) => byte === others[i])) return photo;
-    }
-    return undefined;
-  }
-
   /** The name, or one with a number where another photo has it: names tell photos apart, in lists and in commands. */
   #free(name) {
     const taken = new Set(this.#photos.map((photo) => photo.name));
@@ -98,6 +86,18 @@ export class Photos extends EventTarget {
   #changed() {
     this.dispatchEvent(new Event("change"));
   }
+}
+
+/** The first of `others`, each with a `file`, whose bytes are those of `file`; or undefined. */
+export async function twinOf(file, others) {
+  const alike = others.filter((other) => other.file.size === file.size);
+  if (!alike.length) return undefined;
+  const bytes = await bytesOf(file);
+  for (const other of alike) {
+    const compared = await bytesOf(other.file);
+    if (bytes.every((byte, i) => byte === compared[i])) return other;
+  }
+  return undefined;
 }
 
 async function bytesOf(file) {

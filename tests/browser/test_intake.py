@@ -170,6 +170,16 @@ def test_the_same_picture_twice_is_told(page: Page, photos: list[Path], tmp_path
     give_photos(page, copy)
     expect(told(page)).to_have_text("copy.png is the same picture as zero.png.")
     expect(thumbnails(page)).to_have_count(2)
+    page.get_by_role("button", name="Remove all").click()
+    give_photos(page, photos[0], copy)
+    expect(told(page)).to_have_text("copy.png is the same picture as zero.png.")
+    expect(thumbnails(page)).to_have_count(1)
+
+
+def test_a_sample_that_is_clicked_twice_comes_once(page: Page) -> None:
+    page.get_by_role("button", name="A cat", exact=True).dblclick()
+    expect(told(page)).to_have_text("cat.jpg is here already.")
+    expect(thumbnails(page)).to_have_count(1)
 
 
 def test_two_pictures_of_one_name_get_names_of_their_own(page: Page, photos: list[Path], tmp_path: Path) -> None:
