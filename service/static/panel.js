@@ -20,6 +20,7 @@ export class Panel {
   #wanted = false;
   #running = null;
   #visible = false;
+  #attempts = 0;
   /** The photos of the last answer. */
   #shown = [];
   #foot = new Foot();
@@ -107,6 +108,7 @@ export class Panel {
   async #run() {
     if (!this.#wanted || !this.#visible || this.#running) return;
     this.#wanted = false;
+    this.#attempts += 1;
     const photos = this.photos();
     const controller = (this.#running = new AbortController());
     try {
@@ -141,14 +143,14 @@ export class Panel {
     this.#again.hidden = !error.worthRepeating;
     if (blamed) this.page.photos.blame(blamed, error.message);
     if (error.status === 401) this.page.unlock.open(this);
-    if (error.passes) this.#tryLater(error, photos);
+    if (error.passes) this.#tryLater(error);
   }
 
   /** Go on by itself, unless something else has been asked for meanwhile. */
-  async #tryLater(error, photos) {
-    const { textContent } = this.error;
+  async #tryLater(error) {
+    const attempt = this.#attempts;
     await this.page.service.recovered(error);
-    if (this.error.textContent === textContent && !this.error.hidden && same(photos, this.photos())) this.refresh();
+    if (attempt === this.#attempts && !this.section.hidden) this.refresh();
   }
 }
 

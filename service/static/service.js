@@ -83,7 +83,7 @@ export class Service {
 
   /** Resolves once it is worth asking again after an error that passes: after the time that it names, and once the service is ready. */
   async recovered({ status, wait }) {
-    if (wait) await pause(wait * 1000);
+    if (wait || status === 429) await pause(wait * 1000 || FIRST_PAUSE_MS);
     if (status !== 429) await (this.#recovery ??= this.#poll().finally(() => { this.#recovery = null; }));
   }
 

@@ -6,6 +6,7 @@ const STEPS = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1, Home: -
 
 export class Tray {
   #items = new Map();
+  #revealed = null;
 
   constructor(section, photos) {
     this.photos = photos;
@@ -33,6 +34,8 @@ export class Tray {
       if (!this.#items.has(photo)) this.#add(photo);
       this.#items.get(photo).update(photo === chosen);
     }
+    if (chosen && chosen !== this.#revealed) this.#reveal(this.#items.get(chosen).element);
+    this.#revealed = chosen;
     this.bar.hidden = all.length === 0;
     this.name.textContent = !chosen || all.length < 2 ? chosen?.name ?? "" : `${chosen.name}, ${all.indexOf(chosen) + 1} of ${all.length}`;
   }
@@ -48,6 +51,12 @@ export class Tray {
     this.photos.remove(photo);
     announce(`${photo.name} removed`);
     if (hadFocus) (this.#items.get(this.photos.chosen)?.button ?? document.querySelector("#intake input[type=file]")).focus();
+  }
+
+  /** Move the row, and not the page, until the photo can be seen. */
+  #reveal(element) {
+    const [box, frame] = [element.getBoundingClientRect(), this.list.getBoundingClientRect()];
+    this.list.scrollLeft += Math.min(0, box.left - frame.left) + Math.max(0, box.right - frame.right);
   }
 
   #key(event) {
@@ -86,7 +95,6 @@ class Item {
     this.button.title = fault ? `${name}: ${fault}` : name;
     this.button.classList.toggle("faulty", Boolean(fault));
     this.button.tabIndex = this.remove.tabIndex = chosen ? 0 : -1;
-    if (chosen) this.element.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
   async #fill() {

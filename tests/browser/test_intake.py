@@ -208,6 +208,10 @@ def test_more_than_can_be_compared_are_left_out(page: Page, tmp_path: Path) -> N
     expect(thumbnails(page)).to_have_count(64)
     expect(told(page)).to_have_text("This page compares at most 64 photos: 2 were left out.")
     assert not overflows(page)
+    chosen(page).focus()
+    page.keyboard.press("End")
+    expect(page.get_by_role("button", name="63.png", exact=True)).to_be_in_viewport(ratio=1)
+    assert page.evaluate("scrollY") == 0
 
 
 @pytest.fixture(scope="module")
