@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from service.call import DirectRoute
+from service.headers import header
 
 _STATIC = Path(__file__).parents[1] / "static"
 _FRESH = {"cache-control": "no-cache"}
@@ -35,21 +36,35 @@ class _Files(StaticFiles):
         return response
 
 
+class _Page:
+    """A page that was read once. A browser that has it is told so."""
+
+    def __init__(self, name: str) -> None:
+        self._html = (_STATIC / name).read_bytes()
+        self._etag = f'"{sha256(self._html).hexdigest()[:32]}"'
+
+    def answer(self, request: Request) -> Response:
+        headers = {**_HEADERS, "etag": self._etag}
+        known = (header(request.scope, b"if-none-match") or "").split(",")
+        if self._etag in (each.strip().removeprefix("W/") for each in known):
+            return Response(status_code=304, headers=headers)
+        return Response(self._html, headers=headers, media_type="text/html")
+
+
 def make_router() -> APIRouter:
-    """The pages are read once, here."""
+    """The pages are read here, the files beside them whenever they are asked for."""
     router = APIRouter(route_class=DirectRoute)
-    index = (_STATIC / "index.html").read_text(encoding="utf-8")
-    reference = (_STATIC / "docs.html").read_text(encoding="utf-8")
+    index, reference = _Page("index.html"), _Page("docs.html")
 
     @router.get("/", include_in_schema=False)
-    async def page(_: Request) -> HTMLResponse:
+    async def page(request: Request) -> Response:
         """Drop a photo and see what the model sees."""
-        return HTMLResponse(index, headers=_HEADERS)
+        return index.answer(request)
 
     @router.get("/docs", include_in_schema=False)
-    async def docs(_: Request) -> HTMLResponse:
+    async def docs(request: Request) -> Response:
         """The reference of the routes, made from /openapi.json."""
-        return HTMLResponse(reference, headers=_HEADERS)
+        return reference.answer(request)
 
     router.mount("/static", _Files(directory=_STATIC))
     return router

@@ -1,56 +1,123 @@
-/** How photos come in: dropped, pasted, chosen, taken, or one of the samples; and the tray that shows them. */
+/** How photos come in: dropped, pasted, chosen, taken, or one of the samples; and what is refused before it is sent. */
 
-import { make } from "./panel.js";
-import { ServiceError } from "./service.js";
+import { announce, make } from "./dom.js";
+import { twinOf } from "./photos.js";
+import { SAMPLES, sampleFile, sampleUrl } from "./samples.js";
 
-const SAMPLES = [
-  ["cat.jpg", "A cat"],
-  ["cat-closer.jpg", "The same cat, closer"],
-  ["coffee.jpg", "A cup of coffee"],
-  ["astronaut.jpg", "An astronaut"],
-  ["rocket.jpg", "A rocket"],
-  ["galaxies.jpg", "Galaxies"],
-];
+/** As many as can be compared at a glance. Requests with fewer are the business of whoever sends them. */
+const MOST_PHOTOS = 64;
+/** Systems do not know every one of these for a picture, and then a file has no type. */
+const ENDINGS = /\.(jpe?g|png|webp|gif|bmp|tiff?|jp2|j2k|p[bgpn]m|hei[cf]|avif)$/i;
 
 export class Intake {
-  constructor(section, photos) {
-    this.photos = photos;
-    this.drop = section.querySelector("#drop");
+  #taking = Promise.resolve();
+
+  /** `page`: { photos, info }; info is null until it is known what the service takes. */
+  constructor(section, page) {
+    this.section = section;
+    this.page = page;
     this.error = section.querySelector(".error");
-    this.tray = section.querySelector("#tray");
-    for (const input of section.querySelectorAll("input[type=file]"))
-      input.addEventListener("change", () => this.#take([...input.files]));
+    for (const input of section.querySelectorAll("input[type=file]")) {
+      input.addEventListener("change", () => {
+        this.take([...input.files]);
+        input.value = ""; // so that the same file can be chosen again after it was removed
+      });
+    }
     section.querySelector("#samples").append(...SAMPLES.map((sample) => this.#sample(...sample)));
-    addEventListener("paste", (event) => this.#take([...event.clipboardData.files]));
-    addEventListener("dragover", (event) => { event.preventDefault(); this.drop.classList.add("over"); });
-    addEventListener("dragleave", () => this.drop.classList.remove("over"));
-    addEventListener("drop", (event) => {
-      event.preventDefault();
-      this.drop.classList.remove("over");
-      this.#take([...event.dataTransfer.files]);
-    });
-    photos.addEventListener("change", () => this.#showTray());
+    this.#listen();
+    page.photos.addEventListener("change", () => section.classList.toggle("filled", page.photos.all.length > 0));
   }
 
-  #take(files) {
-    this.photos.add(files);
+  /** Take in the files that are photos and are not here yet, and say what became of the others; after those that came before. */
+  take(files) {
+    if (files.length) this.#taking = this.#taking.then(() => this.#sort(files));
+  }
+
+  async #sort(files) {
+    const { photos, info } = this.page;
+    const taken = [];
+    const refused = [];
+    for (const file of files) {
+      const twin = await twinOf(file, [...photos.all, ...taken.map((each) => ({ file: each, name: each.name }))]);
+      const fault = twin ? alreadyHere(file, twin) : faultOf(file, info);
+      if (fault) refused.push(fault);
+      else taken.push(file);
+      if (files.length === 1 && twin) photos.choose(twin);
+    }
+    const room = Math.max(0, MOST_PHOTOS - photos.all.length);
+    if (taken.length > room) {
+      const left = taken.splice(room).length;
+      refused.push(`This page compares at most ${MOST_PHOTOS} photos: ${left} ${left === 1 ? "was" : "were"} left out.`);
+    }
+    photos.add(taken);
+    this.#tell(refused);
+    if (taken.length) announce(`${taken.length === 1 ? taken[0].name : `${taken.length} photos`} added`);
+  }
+
+  #tell(refused) {
+    this.error.replaceChildren(...refused.map((fault) => make("span", { textContent: fault })));
+    this.error.hidden = refused.length === 0;
+  }
+
+  #listen() {
+    addEventListener("paste", (event) => this.take([...event.clipboardData.files]));
+    addEventListener("dragover", (event) => this.#over(event));
+    addEventListener("dragleave", (event) => { if (!event.relatedTarget) this.#leave(); });
+    addEventListener("drop", (event) => {
+      if (!carriesFiles(event)) return;
+      event.preventDefault();
+      this.#leave();
+      this.take([...event.dataTransfer.files]);
+    });
+  }
+
+  #over(event) {
+    if (!carriesFiles(event)) return;
+    event.preventDefault(); // else the browser would leave the page to show the file
+    event.dataTransfer.dropEffect = "copy";
+    document.body.classList.add("dropping");
+  }
+
+  #leave() {
+    document.body.classList.remove("dropping");
   }
 
   #sample(name, title) {
-    const button = make("button", { type: "button", title }, make("img", { src: `static/samples/${name}`, alt: title, width: 96, height: 96 }));
-    button.addEventListener("click", async () => {
-      const blob = await (await fetch(`static/samples/${name}`)).blob();
-      this.#take([new File([blob], name, { type: blob.type })]);
-    });
+    const picture = make("img", { src: sampleUrl(name), alt: title, width: 96, height: 96 });
+    const button = make("button", { type: "button", title }, picture);
+    button.addEventListener("click", () => this.#takeSample(name));
     return button;
   }
 
-  #showTray() {
-    this.tray.replaceChildren(...this.photos.all.map((photo) => {
-      const button = make("button", { type: "button" }, make("img", { src: photo.url, alt: photo.name, width: 64, height: 64 }));
-      button.setAttribute("aria-pressed", photo === this.photos.chosen);
-      button.addEventListener("click", () => this.photos.choose(photo));
-      return button;
-    }));
+  async #takeSample(name) {
+    try {
+      this.take([await sampleFile(name)]);
+    } catch {
+      this.#tell(["The sample cannot be fetched. Is the service still running?"]);
+    }
   }
+}
+
+function carriesFiles(event) {
+  return event.dataTransfer.types.includes("Files");
+}
+
+function alreadyHere(file, photo) {
+  const same = file.name === photo.name ? `${photo.name} is here already.` : `${file.name} is the same picture as ${photo.name}.`;
+  return photo.fault ? `${same} It cannot be used.` : same;
+}
+
+/** Why the service would refuse the file, as far as this can be told without it; or "". */
+function faultOf(file, info) {
+  const name = file.name || "The file";
+  if (!(file.type.startsWith("image/") || (!file.type && ENDINGS.test(file.name)))) return `${name} is not a photo.`;
+  if (file.size === 0) return `${name} is empty.`;
+  const most = info?.limits.max_body_bytes ?? Infinity;
+  if (file.size > most) return `${name} has ${megabytes(file.size)}, and this service takes at most ${megabytes(most)} at once.`;
+  return "";
+}
+
+function megabytes(bytes) {
+  const size = bytes / 2 ** 20;
+  return size < 1 ? `${Math.ceil(bytes / 1024)} KiB` : `${Number(size.toFixed(1))} MiB`;
 }

@@ -1,24 +1,41 @@
 /** A card of the page: it asks the service about the photos and shows the answer, its timings, its calls and its errors. */
 
-import { curl, python } from "./calls.js";
+import { make, whenLooksChange } from "./dom.js";
+import { Foot } from "./foot.js";
+import { ServiceError } from "./service.js";
+
+export { colour, make } from "./dom.js";
 
 /**
  * Subclasses give `work(photos, signal)`, which asks through `this.ask` and draws; and may change `photos()`, the photos
- * that they are about, and `offered`, whether the bundle can do this at all.
+ * that they are about, `offered`, whether the bundle can do this at all, and `redraw()`, for what they draw themselves.
  *
  * One call is under way at a time. A change of a control lets it end and then asks again with the newest values, so that
  * the card follows a slider that is dragged; a change of the photos ends it. A card that is off the screen waits.
+ *
+ * What has the class "stage" is dimmed while it is not up to date, and not to be seen while it shows nothing, or other photos
+ * than those that failed.
  */
 export class Panel {
   #wanted = false;
   #running = null;
   #visible = false;
+  #attempts = 0;
+  /** The photos of the last answer. */
+  #shown = [];
+  #foot = new Foot();
+  #again = make("button", { type: "button", textContent: "Try again", hidden: true });
 
   constructor(section, page) {
     this.section = section;
     this.page = page;
-    this.#addFoot();
+    this.error = make("p", { className: "error", hidden: true });
+    this.error.setAttribute("role", "alert");
+    this.#again.addEventListener("click", () => this.refresh());
+    section.append(this.error, this.#again, this.#foot.element);
+    section.classList.add("empty");
     this.observer = new IntersectionObserver(([entry]) => this.#see(entry.isIntersecting), { rootMargin: "25%" });
+    whenLooksChange(section, () => { if (this.#shown.length) this.redraw(); });
   }
 
   get offered() {
@@ -34,6 +51,9 @@ export class Panel {
     const chosen = this.page.photos.chosen;
     return chosen ? [chosen] : [];
   }
+
+  /** The card has another width or the theme other colours: draw the last answer again. */
+  redraw() {}
 
   /** The photos are others, or another one is looked at. */
   photosChanged() {
@@ -53,35 +73,30 @@ export class Panel {
   /** Ask again, with the controls as they are now. */
   refresh() {
     this.#wanted = true;
+    this.section.classList.add("busy"); // also off the screen: what is there is not up to date
     this.#run();
   }
 
-  /** As Service.ask; what was asked and how long it took are shown below the card. `python`: see calls.js. */
+  /** As Service.ask; what was asked and how long it took are shown below the card. `call.python`: see calls.js. */
   async ask(route, call) {
     const answer = await this.page.service.ask(route, call);
-    this.showTiming(answer.timing);
+    this.showTiming(answer.timing, answer.elapsed);
     this.showCalls({ route, ...call });
     return answer;
   }
 
-  showTiming(timing) {
-    const stages = Object.entries(timing).filter(([stage, ms]) => stage === "total" || ms >= 0.05);
-    const cached = !("infer" in timing);
-    const said = stages.map(([stage, ms]) => `${stage} ${ms.toFixed(1)} ms`).join(", ");
-    this.timing.textContent = cached ? `From the cache: ${said}` : said;
+  /** See Foot. */
+  showTiming(timing, elapsed) {
+    this.#foot.showTiming(timing, elapsed);
   }
 
+  /** `call`: as calls.js takes it. */
   showCalls(call) {
-    const origin = new URL(".", document.baseURI).href;
-    const locked = Boolean(this.page.service.key);
-    this.calls.hidden = false;
-    this.curl.textContent = curl(call, origin, locked);
-    this.python.textContent = call.python ? python(call, origin, locked) : "";
-    this.python.hidden = !call.python;
+    this.#foot.showCalls(call, this.page.service.origin, Boolean(this.page.service.key));
   }
 
   showError(message) {
-    this.error.textContent = message;
+    if (this.error.textContent !== message) this.error.textContent = message; // else it would be read out again
     this.error.hidden = !message;
   }
 
@@ -93,43 +108,56 @@ export class Panel {
   async #run() {
     if (!this.#wanted || !this.#visible || this.#running) return;
     this.#wanted = false;
+    this.#attempts += 1;
+    const photos = this.photos();
     const controller = (this.#running = new AbortController());
-    this.section.classList.add("busy");
     try {
-      await this.work(this.photos(), controller.signal);
-      this.showError("");
+      await this.work(photos, controller.signal);
+      this.#succeed(photos);
     } catch (error) {
-      if (error.name !== "AbortError") this.showError(error.message);
+      if (error.name !== "AbortError") this.#fail(error, photos);
     }
     this.#running = null;
     if (!this.#wanted) this.section.classList.remove("busy");
     this.#run();
   }
 
-  #addFoot() {
-    this.error = make("p", { className: "error", hidden: true });
-    this.error.setAttribute("role", "alert");
-    this.timing = make("p", { className: "soft timing" });
-    this.curl = make("pre", { className: "curl" });
-    this.python = make("pre", { className: "python" });
-    this.calls = make("details", { className: "calls", hidden: true }, make("summary", { textContent: "The same from a program" }), this.curl, this.python);
-    this.section.append(this.error, make("div", { className: "foot" }, this.timing, this.calls));
+  #succeed(photos) {
+    this.#shown = photos;
+    this.section.classList.remove("empty");
+    this.showError("");
+    this.#again.hidden = true;
+    this.page.unlock.close(this);
+  }
+
+  #fail(error, photos) {
+    this.section.classList.toggle("empty", !same(photos, this.#shown));
+    if (!(error instanceof ServiceError)) {
+      this.showError(error.message);
+      if (error instanceof TypeError || error instanceof ReferenceError) console.error(error); // ours
+      return;
+    }
+    const blamed = photos[error.index ?? -1];
+    const name = blamed ? `${blamed.name}: ` : "";
+    this.showError(name + error.message + (error.passes ? ` ${promise(error)}` : ""));
+    this.#again.hidden = !error.worthRepeating;
+    if (blamed) this.page.photos.blame(blamed, error.message);
+    if (error.status === 401) this.page.unlock.open(this);
+    if (error.passes) this.#tryLater(error);
+  }
+
+  /** Go on by itself, unless something else has been asked for meanwhile. */
+  async #tryLater(error) {
+    const attempt = this.#attempts;
+    await this.page.service.recovered(error);
+    if (attempt === this.#attempts && !this.section.hidden) this.refresh();
   }
 }
 
-/** An element with these properties and children. */
-export function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
+function promise({ wait, status }) {
+  return status === 429 && wait ? `This goes on by itself in ${wait} s.` : "This goes on by itself once it can.";
 }
 
-/** A colour of the style sheet, such as "--accent", as the theme has it now: "rgb(36, 86, 199)". */
-export function colour(name, element = document.body) {
-  const probe = make("span", { hidden: true });
-  probe.style.color = `var(${name})`;
-  element.append(probe);
-  const value = getComputedStyle(probe).color;
-  probe.remove();
-  return value;
+function same(these, those) {
+  return these.length === those.length && these.every((photo, i) => photo === those[i]);
 }

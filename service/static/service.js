@@ -1,80 +1,125 @@
 /** The service as the page speaks to it: one place for addresses, the key, errors in words and timings. */
 
+import { OCTETS, target } from "./calls.js";
+
 const WORDS = {
-  400: "This photo cannot be read: the file is damaged.",
-  401: "This service is locked.",
+  0: "The service cannot be reached. Is it still running?",
+  400: "The file is damaged and cannot be read.",
+  401: "This service is locked: it asks for an API key.",
   413: "That is more than this service takes.",
   415: "This is not a photo of a kind that can be read.",
   429: "The service is busy.",
+  500: "The service failed at this.",
   503: "The service is not ready.",
   504: "That took too long.",
 };
+const PASSING = [0, 429, 503]; // asking again later may well help
+const FIRST_PAUSE_MS = 1000;
+const LONGEST_PAUSE_MS = 8000;
 
-/** An error in words that can be shown. `status`: 0 where there was no answer; `index`: of the image to blame, or null. */
+/**
+ * An error in words that can be shown. `status`: 0 where there was no answer; `index`: of the image to blame, or null; `wait`: in
+ * how many seconds to ask again, or null.
+ */
 export class ServiceError extends Error {
-  constructor(message, status = 0, index = null) {
+  constructor(message, status = 0, index = null, wait = null) {
     super(message);
     this.status = status;
     this.index = index;
+    this.wait = wait;
+  }
+
+  /** Whether the page goes on by itself once the service can. */
+  get passes() {
+    return PASSING.includes(this.status);
+  }
+
+  /** Whether the same request may be answered when it is sent again. */
+  get worthRepeating() {
+    return this.passes || this.status >= 500;
   }
 }
 
 export class Service {
+  /** Kept in this object alone: it is gone with the page. */
   key = "";
-  /** Called when the service wants a key that it has not got. */
-  onLocked = () => {};
+  #recovery = null;
 
-  /** What is served, as GET /info tells it. */
+  /** Where the page, and so the service, is: "http://127.0.0.1:8000/". */
+  get origin() {
+    return new URL(".", document.baseURI).href;
+  }
+
+  /** What is served, as GET /info tells it. Throws a ServiceError. */
   async info() {
     return (await this.#reach("info", {})).json();
   }
 
   /**
-   * Send photos to a route. `params`: query parameters. `accept`: the form of the answer.
-   * Returns { body, headers, timing }: body is an object for JSON, else an ArrayBuffer; timing maps stages to milliseconds.
-   * Throws a ServiceError in words, or an AbortError.
+   * Send photos to a route. `params`: query parameters. `accept`: the form of the answer. `headers`: more of them.
+   * Returns { body, headers, timing, elapsed }: body is an object for JSON, else an ArrayBuffer; timing maps stages to
+   * milliseconds; elapsed is milliseconds until the answer was here. Throws a ServiceError, or an AbortError.
    */
-  async ask(route, { photos, params = {}, accept = "application/json", signal }) {
-    const headers = { Accept: accept };
-    if (this.key) headers["X-API-Key"] = this.key;
-    let body;
+  async ask(route, { photos, params, accept = "application/json", headers = {}, signal }) {
+    const start = performance.now();
+    const request = { method: "POST", headers: { Accept: accept, ...headers }, signal };
+    if (this.key) request.headers["X-API-Key"] = this.key;
     if (photos.length === 1) {
-      body = photos[0].file;
-      headers["Content-Type"] = photos[0].file.type || "application/octet-stream";
+      request.body = photos[0].file;
+      request.headers["Content-Type"] = photos[0].file.type || OCTETS;
     } else {
-      body = new FormData();
-      for (const photo of photos) body.append("file", photo.file, photo.name);
+      request.body = new FormData();
+      for (const photo of photos) request.body.append("file", photo.file, photo.name);
     }
-    const query = new URLSearchParams(params).toString();
-    const answer = await this.#reach(query ? `${route}?${query}` : route, { method: "POST", body, headers, signal });
+    const answer = await this.#reach(target(route, params), request);
     const json = answer.headers.get("Content-Type").startsWith("application/json");
     return {
       body: json ? await answer.json() : await answer.arrayBuffer(),
       headers: answer.headers,
       timing: parseTiming(answer.headers.get("Server-Timing")),
+      elapsed: performance.now() - start,
     };
   }
 
-  async #reach(url, options) {
+  /** Resolves once it is worth asking again after an error that passes: after the time that it names, and once the service is ready. */
+  async recovered({ status, wait }) {
+    if (wait || status === 429) await pause(wait * 1000 || FIRST_PAUSE_MS);
+    if (status !== 429) await (this.#recovery ??= this.#poll().finally(() => { this.#recovery = null; }));
+  }
+
+  /** Asks whether the service is ready until it is; once for all who wait, and ever less often. */
+  async #poll() {
+    for (let ms = FIRST_PAUSE_MS; ; ms = Math.min(2 * ms, LONGEST_PAUSE_MS)) {
+      await pause(ms);
+      if (await this.#reach("readyz", {}).then(() => true, () => false)) return;
+    }
+  }
+
+  async #reach(url, request) {
     let answer;
     try {
-      answer = await fetch(new URL(url, document.baseURI), options);
+      answer = await fetch(new URL(url, document.baseURI), request);
     } catch (error) {
-      throw error.name === "AbortError" ? error : new ServiceError("The service cannot be reached. Is it still running?");
+      throw error.name === "AbortError" ? error : new ServiceError(WORDS[0]);
     }
     if (answer.ok) return answer;
-    if (answer.status === 401) this.onLocked();
-    throw await inWords(answer);
+    throw await inWords(answer, Boolean(this.key));
   }
 }
 
-async function inWords(answer) {
-  const error = (await answer.json().catch(() => ({}))).error || { message: `status ${answer.status}` };
-  const wait = answer.headers.get("Retry-After");
-  const words = WORDS[answer.status] || "That did not work.";
-  const index = /^images\[(\d+)\]$/.exec(error.param || "");
-  const said = `${words}${wait ? ` Try again in ${wait} s.` : ""} The service says: ${error.message}.`;
-  return new ServiceError(said, answer.status, index ? Number(index[1]) : null);
+async function inWords(answer, hadKey) {
+  const { error } = await answer.json().catch(() => ({})); // a proxy's answer has another form
+  if (answer.status === 401 && hadKey) return new ServiceError("The service does not accept this key.", 401);
+  if (answer.status === 401) return new ServiceError(WORDS[401], 401);
+  const wait = Number(answer.headers.get("Retry-After")) || null;
+  const index = /^images\[(\d+)\]$/.exec(error?.param || "");
+  const told = error ? ` The service says: ${index ? error.message.replace(/^image \d+ /, "it ") : error.message}.` : "";
+  const said = (WORDS[answer.status] || `That did not work (status ${answer.status}).`) + told;
+  return new ServiceError(said, answer.status, index ? Number(index[1]) : null, wait);
+}
+
+function pause(ms) {
+  return new Promise((resolve) => { setTimeout(resolve, ms); });
 }
 
 /** A Server-Timing header as { stage: milliseconds }. */

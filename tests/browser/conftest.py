@@ -19,7 +19,7 @@ from typing import Literal
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tests.service.helpers import eventually, free_port
 
@@ -66,9 +66,11 @@ def _chromium() -> str | None:
 
 
 @contextmanager
-def running_service(*flags: str, bundle: Path = ROOT / "models" / "default", **environment: str) -> Iterator[str]:
+def running_service(
+    *flags: str, bundle: Path = ROOT / "models" / "default", port: int | None = None, **environment: str
+) -> Iterator[str]:
     """The address of `python -m service` with these flags and MAEVE_ settings."""
-    port = free_port()
+    port = port or free_port()
     command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", str(port), *flags]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MAEVE_")}
     process = subprocess.Popen(command, cwd=ROOT, env=clean | environment)
@@ -117,20 +119,30 @@ def complaints() -> Iterator[Complaints]:
 
 @pytest.fixture
 def open_page(browser: Browser, service: str, complaints: Complaints) -> Iterator[OpenPage]:
-    """open_page(url=service, *, width=1280, height=900, scheme="light") -> a page in a context of its own."""
+    """open_page(url=service, *, width=1280, height=900, scheme="light", touch=False, before=None) -> a page, in a
+    context of its own. `touch`: as on a phone. `before`: what to do with the page before it is loaded.
+    """
     contexts = []
 
     def open_(
-        url: str = service, *, width: int = 1280, height: int = 900, scheme: Scheme = "light", touch: bool = False
+        url: str = service,
+        *,
+        width: int = 1280,
+        height: int = 900,
+        scheme: Scheme = "light",
+        touch: bool = False,
+        before: Callable[[Page], None] | None = None,
     ) -> Page:
         context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, has_touch=touch,
+            viewport={"width": width, "height": height}, color_scheme=scheme, has_touch=touch, is_mobile=touch,
             permissions=["clipboard-read", "clipboard-write"] if url.startswith("http") else [],
         )  # fmt: skip
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)
         complaints.watch(page, url.rsplit("/", 1)[0])
+        if before is not None:
+            before(page)
         page.goto(url)
         return page
 
@@ -150,11 +162,22 @@ def take_sample(page: Page, title: str = "A cat") -> None:
     page.get_by_role("button", name=title, exact=True).first.click()
 
 
+def give_photos(page: Page, *paths: Path) -> None:
+    """Choose files, as the browser's dialog would."""
+    page.locator("#drop input").set_input_files(list(paths))
+
+
 def screenshot(page: Page, name: str) -> Path:
-    """Keep a picture of the whole page."""
+    """Keep a picture of the whole page. The window is as high for a moment, so that no card waits to be seen."""
     path = SCREENSHOTS / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
+    size = page.viewport_size
+    assert size is not None
+    page.evaluate("scrollTo({ top: 0, behavior: 'instant' })")
+    page.set_viewport_size({**size, "height": page.evaluate("document.documentElement.scrollHeight")})
+    expect(page.locator(".card.busy")).to_have_count(0)
     page.screenshot(path=path, full_page=True)
+    page.set_viewport_size(size)
     return path
 
 
