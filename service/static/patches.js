@@ -123,10 +123,14 @@ export function together(pictures, onLook) {
   }
 }
 
-/** Put base64 PNGs into <img> elements, all at once, and none before all can be drawn: nothing flickers. */
-export async function swap(pictures) {
+/**
+ * Put PNGs into <img> elements: [[image, base64], ...]. All at once, once the last can be drawn, so that nothing flickers.
+ * Throws an AbortError, with nothing changed, where they are not wanted any more.
+ */
+export async function swap(pictures, signal) {
   const next = pictures.map(([image, png]) => Object.assign(image.cloneNode(), { src: `data:image/png;base64,${png}` }));
   await Promise.all(next.map((image) => image.decode()));
+  signal.throwIfAborted();
   pictures.forEach(([image], i) => image.replaceWith(next[i]));
 }
 

@@ -11,20 +11,20 @@ const UNITS = {
   normalized: "The error of a patch is the mean square of how far its values were guessed wrong: 0 is exact, and 1 is no better than " +
     "painting the patch in its own average colour.",
 };
+const NO_DECODER = "What is served here makes vectors of photos but cannot guess hidden patches: it comes without a decoder.";
 const MOST_SEED = 999999;
 
 export class Reconstruct extends Panel {
   #painted = false;
   #ratio = null; // where the slider stood before painting
   #answer = null;
-  #photo = null; // that the answer is about
   #looked = null;
 
   constructor(section, page) {
     super(section, page);
     if (!this.offered) {
-      section.className = "soft";
-      section.replaceChildren(make("p", { textContent: "What is served here makes vectors but cannot paint hidden patches: it comes without a decoder." }));
+      this.absence = make("p", { className: "soft", textContent: NO_DECODER });
+      section.after(this.absence);
       return;
     }
     const { image_size: [height, width], grid } = page.info.model;
@@ -44,24 +44,18 @@ export class Reconstruct extends Panel {
   }
 
   photosChanged() {
+    if (this.absence) this.absence.hidden = this.photos().length === 0;
+    else if (this.#impossible()) this.#backToRandom();
     super.photosChanged();
-    if (!this.offered) this.section.hidden = this.photos().length === 0;
   }
 
-  async work([photo], signal) {
+  async work(photos, signal) {
     const impossible = this.#impossible();
     this.#stage.classList.toggle("stale", Boolean(impossible));
     if (impossible) return;
-    try {
-      const { body } = await this.ask("reconstruct", { photos: [photo], signal, ...this.#choice() });
-      await swap(["original", "masked", "reconstruction"].map((name) => [this.part(name), body.images[name]]));
-      signal.throwIfAborted();
-      this.#photo = photo;
-      this.#show(body);
-    } catch (error) {
-      if (error.name !== "AbortError" && photo !== this.#photo) this.#stage.classList.add("empty"); // not another photo's
-      throw error;
-    }
+    const { body } = await this.ask("reconstruct", { photos, signal, ...this.#choice() });
+    await swap(["original", "masked", "reconstruction"].map((name) => [this.part(name), body.images[name]]), signal);
+    this.#show(body);
   }
 
   get #stage() {
@@ -79,10 +73,7 @@ export class Reconstruct extends Panel {
     on("clear", "click", () => this.painting.paint(this.painting.hidden.fill(false)));
     on("invert", "click", () => this.painting.paint(this.painting.hidden.map((hidden) => !hidden)));
     on("middle", "click", () => this.painting.paint(middle(this.grid)));
-    on("random", "click", () => {
-      if (this.#painted) this.part("ratio").value = this.#ratio;
-      this.#draw();
-    });
+    on("random", "click", () => this.#backToRandom());
     this.painting.addEventListener("paint", ({ index }) => this.#paint(index));
   }
 
@@ -96,6 +87,12 @@ export class Reconstruct extends Panel {
     this.#sayRatio(Number(this.part("ratio").value));
     this.part("state").textContent = "Drawn at random.";
     this.refresh();
+  }
+
+  /** With the ratio from before the painting. */
+  #backToRandom() {
+    if (this.#painted) this.part("ratio").value = this.#ratio;
+    this.#draw();
   }
 
   /** A hand chooses them; `index`: by which key was pressed, or null. */
@@ -154,7 +151,6 @@ export class Reconstruct extends Panel {
     this.worst = worst;
     this.#describe();
     this.#look(this.#looked);
-    this.#stage.classList.remove("empty");
   }
 
   #words(index) {
