@@ -5,6 +5,7 @@ Letters: N images, L patches, K patches kept. Patches are numbered row by row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,6 +48,38 @@ def random_masking(num_patches: int, ratio: float, seed: int) -> Masking:
     """Remove a random part of the patches, the same for the same seed. seed: not negative."""
     ids_shuffle = np.random.default_rng(seed).random(num_patches).argsort(kind="stable")  # [L]
     return _masking(ids_shuffle, num_keep(num_patches, ratio))
+
+
+def least_passes(num_patches: int, ratio: float) -> int:
+    """ceil(L / (L - K)): how many maskings it takes to remove every patch once.
+
+    ValueError if L is 1, and for a ratio outside (0, 1).
+    """
+    if num_patches < 2:
+        raise ValueError("an image of one patch has none to remove")
+    return -(-num_patches // (num_patches - num_keep(num_patches, ratio)))
+
+
+def complementary_maskings(num_patches: int, ratio: float, seed: int, num_passes: int) -> list[Masking]:
+    """`num_passes` maskings that remove every patch as often as any other, or once more; at least once from
+    `least_passes` on.
+
+    The patches lie on a circle in an order drawn by the seed, and each masking removes the L - K that follow those
+    which the last one removed. After L / gcd(L, L - K) of them the removed sets would come again: another order is
+    drawn, so that more passes hide a patch among other neighbours. The first masking is `random_masking`'s, and fewer
+    passes are the beginning of more. ValueError as from `least_passes`.
+    """
+    least_passes(num_patches, ratio)
+    k = num_keep(num_patches, ratio)
+    step = num_patches - k
+    period = num_patches // math.gcd(num_patches, step)
+    rng = np.random.default_rng(seed)
+    maskings: list[Masking] = []
+    while len(maskings) < num_passes:
+        circle = rng.random(num_patches).argsort(kind="stable")  # [L]
+        turns = min(period, num_passes - len(maskings))
+        maskings += [_masking(np.roll(circle, -turn * step), k) for turn in range(turns)]
+    return maskings
 
 
 def masking_from_removed(num_patches: int, removed: Sequence[int]) -> Masking:

@@ -56,6 +56,10 @@ class Admission:
     def pending_of(self, operation: Operation) -> int:
         return self._load(operation).pending
 
+    def most(self, operation: Operation) -> int:
+        """Places that an operation may take."""
+        return max(1, int(self.max_queue * _MOST.get(operation, 1)))
+
     def enter(self, num_images: int, operation: Operation) -> None:
         """Take a place per image, all or none. Overloaded if there are not as many, or not for this operation.
 
@@ -68,7 +72,7 @@ class Admission:
                 f"{taken} images are waiting or being worked on, {self.max_queue} at most",
                 retry_after_s=self._room_s(num_images),
             )
-        most = max(1, int(self.max_queue * _MOST.get(operation, 1)))
+        most = self.most(operation)
         if load.pending + num_images > most:
             raise Overloaded(
                 f"{load.pending} images are waiting or being worked on for {operation}, {most} at most",

@@ -74,7 +74,12 @@ def context_key(*parts: str) -> str:
 
 def image_key(context: str, data: bytes) -> str:
     """The key of one image's result: `context` and the sha256 of the encoded bytes."""
-    return f"{context}:{hashlib.sha256(data).hexdigest()}"
+    return digest_key(context, hashlib.sha256(data).hexdigest())
+
+
+def digest_key(context: str, digest: str) -> str:
+    """The same of bytes whose sha256, in hexadecimal, is known."""
+    return f"{context}:{digest}"
 
 
 class MemoryCache:

@@ -40,6 +40,7 @@ from service.client_wire import (
 )
 
 __all__ = [
+    "AnomalyMap",
     "AsyncClient",
     "Busy",
     "Client",
@@ -79,6 +80,23 @@ class Reconstruction:
     mask: NDArray[np.int64]
     error: NDArray[np.float32]
     mean_error: float
+
+
+@dataclass(frozen=True, eq=False)
+class AnomalyMap:
+    """Two PNG files at the network's size. `grid`: rows and columns of patches. `error`: [L], of each patch the mean
+    squared error over the passes that hid it, in the units of the training target; `hidden`: [L], how many those were.
+    `mean_error`, `max_error`: of all patches. `scale_max`: the error at which the colours of `heatmap` end.
+    """
+
+    original: bytes
+    heatmap: bytes
+    grid: tuple[int, int]
+    error: NDArray[np.float32]
+    hidden: NDArray[np.int64]
+    mean_error: float
+    max_error: float
+    scale_max: float
 
 
 class _Base:
@@ -164,6 +182,22 @@ class Client(_Base):
         """What the model makes of an image with patches removed: drawn by `seed`, or those that `mask` lists."""
         call = Call("POST", "/reconstruct", _mask_params(mask_ratio, mask, seed), images=check_images([image]))
         return _reconstruction(self._send(call))
+
+    def anomaly(
+        self,
+        image: Image,
+        *,
+        passes: int,
+        mask_ratio: float | None = None,
+        seed: int = 0,
+        scale_max: float | None = None,
+    ) -> AnomalyMap:
+        """How far every patch of an image is from what the model makes of it, over so many passes that hide it in turn.
+
+        The parameters are those of POST /reconstruct; with one `scale_max` the heat maps of several images compare.
+        """
+        params = _anomaly_params(passes, mask_ratio, seed, scale_max)
+        return _anomaly_map(self._send(Call("POST", "/reconstruct", params, images=check_images([image]))))
 
     def info(self) -> dict[str, Any]:
         """What GET /info says."""
@@ -258,6 +292,19 @@ class AsyncClient(_Base):
         call = Call("POST", "/reconstruct", _mask_params(mask_ratio, mask, seed), images=check_images([image]))
         return _reconstruction(await self._send(call))
 
+    async def anomaly(
+        self,
+        image: Image,
+        *,
+        passes: int,
+        mask_ratio: float | None = None,
+        seed: int = 0,
+        scale_max: float | None = None,
+    ) -> AnomalyMap:
+        """As Client.anomaly."""
+        params = _anomaly_params(passes, mask_ratio, seed, scale_max)
+        return _anomaly_map(await self._send(Call("POST", "/reconstruct", params, images=check_images([image]))))
+
     async def info(self) -> dict[str, Any]:
         """As Client.info."""
         told: dict[str, Any] = (await self._send(Call("GET", "/info"))).json()
@@ -329,6 +376,11 @@ def _mask_params(mask_ratio: float | None, mask: Sequence[int] | None, seed: int
     return params
 
 
+def _anomaly_params(passes: int, mask_ratio: float | None, seed: int, scale_max: float | None) -> dict[str, str]:
+    scale = {} if scale_max is None else {"scale_max": str(scale_max)}
+    return {**_mask_params(mask_ratio, None, seed), "passes": str(passes), **scale}
+
+
 def _predictions(answer: httpx.Response) -> list[list[Prediction]]:
     return [[Prediction(**prediction) for prediction in row] for row in answer.json()["predictions"]]
 
@@ -342,4 +394,18 @@ def _reconstruction(answer: httpx.Response) -> Reconstruction:
         mask=np.array(told["mask"], np.int64),
         error=np.array(told["error"], np.float32),
         mean_error=told["mean_error"],
+    )
+
+
+def _anomaly_map(answer: httpx.Response) -> AnomalyMap:
+    told = answer.json()
+    rows, columns = told["grid"]
+    return AnomalyMap(
+        **{name: b64decode(text) for name, text in told["images"].items()},
+        grid=(rows, columns),
+        error=np.array(told["error"], np.float32),
+        hidden=np.array(told["hidden"], np.int64),
+        mean_error=told["mean_error"],
+        max_error=told["max_error"],
+        scale_max=told["scale_max"],
     )

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from bundle.manifest import Manifest
 from bundle.masking import Masking
 from bundle.store import Bundle
+from service.anomaly import make_map
 from service.engine import Answer
-from service.options import JSON, NPY, PNG, EmbedQuery
+from service.options import JSON, NPY, PNG, EmbedQuery, ReconstructQuery
 from service.programs import PoolingName
-from service.reconstruct import encode_png, make_pictures
+from service.reconstruct import Picture, encode_png, make_pictures
 
 Tensor = NDArray[np.floating[Any]]
 
@@ -111,10 +112,42 @@ def reconstruction(answer: Answer, masking: Masking, media_type: str, manifest: 
         "mask": masking.mask.astype(np.int64),
         "error": pictures.error,
         "mean_error": float(pictures.error[masking.mask == 1].mean()),
-        "images": {name: b64encode(encode_png(picture)).decode() for name, picture in images.items()},
+        "images": _in_base64(images),
         "cached": answer.cached[0],
     }
     return json(body, answer)
+
+
+def anomaly_map(
+    answer: Answer, maskings: Sequence[Masking], query: ReconstructQuery, media_type: str, manifest: Manifest
+) -> Response:
+    """The error of every patch over several passes with a heat map, or the pictures side by side as one PNG."""
+    found = make_map(answer.values, maskings, manifest)
+    max_error = float(found.error.max())
+    scale_max = query.scale_max or max_error or 1.0
+    if media_type == PNG:
+        return Answered(encode_png(found.side_by_side(scale_max)), PNG, answer)
+    body = {
+        "model": manifest.name,
+        "digest": manifest.digest,
+        "pixel_target": manifest.pixel_target,
+        "grid": found.grid,
+        "passes": len(maskings),
+        "mask_ratio": query.ratio,
+        "seed": query.seed,
+        "error": found.error,
+        "hidden": found.hidden,
+        "mean_error": float(found.error.mean()),
+        "max_error": max_error,
+        "scale_max": scale_max,
+        "images": _in_base64({"original": found.original, "heatmap": found.heatmap(scale_max)}),
+        "cached": all(answer.cached),
+    }
+    return json(body, answer)
+
+
+def _in_base64(pictures: Mapping[str, Picture]) -> dict[str, str]:
+    return {name: b64encode(encode_png(picture)).decode() for name, picture in pictures.items()}
 
 
 def json(body: Mapping[str, Any], answer: Answer | None = None, *, status: int = 200) -> Response:

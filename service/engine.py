@@ -17,24 +17,25 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.errors import DeadlineExceeded, InvalidInput
-from bundle.masking import Masking, keep_ids, masking_from_removed, random_masking
+from bundle.errors import DeadlineExceeded
+from bundle.masking import Masking, keep_ids
 from bundle.preprocess import preprocess
 from bundle.store import Bundle
 from runtime.cores import usable_cores
 from service.admission import Admission
 from service.batcher import Done
-from service.cache import NO_STORE, USE, CachePolicy, MemoryCache, RemoteCache, Vector, context_key, image_key
+from service.cache import NO_STORE, USE, CachePolicy, MemoryCache, RemoteCache, Vector, context_key
 from service.decoding import DecodePool, make_decoder
 from service.device import Computed, Device
-from service.errors import BadParameter, NotOffered
-from service.flights import Flight, Flights, all_landed
+from service.errors import NotOffered
+from service.flights import Flight, Flights, all_landed, raise_failure
 from service.metrics import Metrics
 from service.offload import by_size
 from service.options import EmbedQuery, ReconstructQuery
 from service.programs import FeatureName, Item, PoolingName, Program
-from service.reconstruct import encode_png
+from service.reconstruct import encode_png, pixels_of
 from service.redis_store import RedisStore
+from service.sent import Sent, Shared, key_of, num_bytes
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -43,7 +44,6 @@ _MOST_JOBS = 256  # that are kept made: clients ask for the same few over and ov
 _RENDERERS = 4  # threads for large answers; more would take cores from the model
 
 Source = Literal["memory", "redis", "flight", "computed"]
-Sent = bytes | Item  # an encoded image, or one that brings its pixels or patches of its own
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """What to do with every image of a request."""
+    """What to do with an image of a request; all of a request's have one program."""
 
     program: Program
     ids_keep: NDArray[np.int64]  # [K]
@@ -95,6 +95,7 @@ class Engine:
         self._metrics = metrics
         self._decoder = make_decoder(bundle.manifest, settings)
         self._timeout_s = settings.timeout_ms / 1000
+        self._max_images = settings.max_images
         self._stall_s = settings.stall_s
         self._decoders = None if device.decodes else self._open_decoders(settings)
         self._renderers = ThreadPoolExecutor(min(_RENDERERS, usable_cores()), thread_name_prefix="render")
@@ -110,7 +111,8 @@ class Engine:
         self, images: Sequence[bytes], query: EmbedQuery, deadline: float, policy: CachePolicy = USE
     ) -> Answer:
         """Poolings one after the other, not normalised; see Programs.run. `deadline`: in the loop's time."""
-        return await self._answer(images, self._embed_job(self.poolings(query), query.keep), deadline, policy)
+        job = self._embed_job(self.poolings(query), query.keep)
+        return await self._answer(images, [job] * len(images), deadline, policy)
 
     async def encode(
         self, images: Sequence[Sent], features: tuple[FeatureName, ...], deadline: float, policy: CachePolicy = USE
@@ -123,36 +125,41 @@ class Engine:
         if isinstance(images[0], Item):
             ids = images[0].ids_keep
             job = self._job(Program("embed", len(ids), features), ids, None, *features)
-        return await self._answer(images, job, deadline, policy)
+        return await self._answer(images, [job] * len(images), deadline, policy)
 
     async def classify(self, images: Sequence[Sent], deadline: float, policy: CachePolicy = USE) -> Answer:
         """Logits; of pixels, where an Item holds some. NotOffered if the bundle has no classifier."""
         if not self.manifest.can_classify:
             raise NotOffered(f"the bundle {self.manifest.name} has no classifier")
         ids = keep_ids(self.manifest.model.num_patches, 1)
-        return await self._answer(images, self._job(Program("classify", len(ids)), ids, None), deadline, policy)
+        job = self._job(Program("classify", len(ids)), ids, None)
+        return await self._answer(images, [job] * len(images), deadline, policy)
 
-    async def reconstruct(self, image: bytes, masking: Masking, deadline: float, policy: CachePolicy = USE) -> Answer:
-        """One value: the pixels 0..255, then the decoder's patches. NotOffered if the bundle has no decoder."""
+    async def reconstruct(
+        self, image: bytes, maskings: Sequence[Masking], deadline: float, policy: CachePolicy = USE
+    ) -> Answer:
+        """A value per masking: the pixels 0..255, then the decoder's patches. NotOffered if the bundle has no decoder.
+
+        The maskings keep one number of patches. Each is an image to the queue and the caches; the bytes are decoded
+        once.
+        """
         if not self.manifest.can_reconstruct:
             raise NotOffered(f"the bundle {self.manifest.name} has no decoder")
-        program = Program("reconstruct", len(masking.ids_keep))
-        order = masking.ids_restore
-        job = self._job(program, masking.ids_keep, order, sha256(order.tobytes()).hexdigest())
-        return await self._answer([image], job, deadline, policy)
+        program = Program("reconstruct", len(maskings[0].ids_keep))
+        jobs = [
+            self._job(program, each.ids_keep, each.ids_restore, sha256(each.ids_restore.tobytes()).hexdigest())
+            for each in maskings
+        ]
+        images = [image] if len(jobs) == 1 else [Shared(image)] * len(jobs)
+        return await self._answer(images, jobs, deadline, policy)
 
     def poolings(self, query: EmbedQuery) -> tuple[PoolingName, ...]:
         return query.poolings(self.manifest.pooling)
 
-    def masking(self, query: ReconstructQuery) -> Masking:
-        """BadParameter if the mask does not fit the bundle's patches."""
-        num_patches = self.manifest.model.num_patches
-        if query.removed is None:
-            return random_masking(num_patches, query.ratio, query.seed)
-        try:
-            return masking_from_removed(num_patches, query.removed)
-        except InvalidInput as e:
-            raise BadParameter(str(e), param="mask") from e
+    def maskings(self, query: ReconstructQuery) -> list[Masking]:
+        """BadParameter if the query does not fit the bundle's patches, or asks for more passes than one request may."""
+        most = self.admission.most("reconstruct")
+        return query.maskings(self.manifest.model.num_patches, max_images=self._max_images, max_places=most)
 
     @property
     def stalled_s(self) -> float:
@@ -200,16 +207,22 @@ class Engine:
         )
         return _Job(program, ids_keep, ids_restore, context)
 
-    async def _answer(self, images: Sequence[Sent], job: _Job, deadline: float, policy: CachePolicy) -> Answer:
-        keys = await by_size(sum(map(_num_bytes, images)), lambda: [_key(job.context, image) for image in images])
+    async def _answer(
+        self, images: Sequence[Sent | Shared], jobs: Sequence[_Job], deadline: float, policy: CachePolicy
+    ) -> Answer:
+        """`jobs`: what to do with each image."""
+        keys = await by_size(
+            sum(map(num_bytes, images)),
+            lambda: [key_of(job.context, image) for job, image in zip(jobs, images, strict=True)],
+        )
         found = self._recall(keys, policy)
         known = [value for value in found if value is not None]
         self._count_recalled(len(known), len(keys), policy)
         if len(known) == len(keys):
-            self._metrics.image(job.program.operation, "memory", len(known))
+            self._metrics.image(jobs[0].program.operation, "memory", len(known))
             return Answer(known, [True] * len(known), {})
-        outcomes = await self._fly(images, keys, found, job, deadline, policy)
-        return self._account(job.program, outcomes, policy)
+        outcomes = await self._fly(images, keys, found, jobs, deadline, policy)
+        return self._account(jobs[0].program, outcomes, policy)
 
     def _recall(self, keys: Sequence[str], policy: CachePolicy) -> list[Vector | None]:
         """What the memory knows."""
@@ -225,15 +238,15 @@ class Engine:
             self._metrics.cache("memory", "miss", num_asked - num_known)
 
     async def _fly(
-        self, images: Sequence[Sent], keys: list[str], found: Sequence[Vector | None], job: _Job, deadline: float,
-        policy: CachePolicy,
+        self, images: Sequence[Sent | Shared], keys: list[str], found: Sequence[Vector | None], jobs: Sequence[_Job],
+        deadline: float, policy: CachePolicy,
     ) -> list[Outcome]:  # fmt: skip
         """Fetch what was not found, each image once, and every request's together where they may share."""
         if not policy.read:
             self._private += 1
             keys = [f"{key} {self._private}" for key in keys]  # flights that no other request finds
         new = {key for key, value in zip(keys, found, strict=True) if value is None and key not in self._flights}
-        self.admission.enter(len(new), job.program.operation)
+        self.admission.enter(len(new), jobs[0].program.operation)
         flights: dict[int, Flight[Outcome]] = {}
         shared: set[int] = set()
         try:
@@ -241,10 +254,10 @@ class Engine:
                 if found[i] is None:
                     if key in self._flights:
                         shared.add(i)
-                    flights[i] = self._board(key, image, job, deadline, policy)
+                    flights[i] = self._board(key, image, jobs[i], deadline, policy)
             await all_landed(flights.values())
             for i, flight in flights.items():
-                _raise_failure(flight, i)
+                raise_failure(flight, 0 if isinstance(images[i], Shared) else i)
             return [
                 Outcome(value, "memory") if value is not None else _landed(flights[i], shared=i in shared)
                 for i, value in enumerate(found)
@@ -253,14 +266,16 @@ class Engine:
             for i, flight in flights.items():
                 self._flights.leave(keys[i], flight)
 
-    def _board(self, key: str, image: Sent, job: _Job, deadline: float, policy: CachePolicy) -> Flight[Outcome]:
+    def _board(
+        self, key: str, image: Sent | Shared, job: _Job, deadline: float, policy: CachePolicy
+    ) -> Flight[Outcome]:
         return self._flights.join(
             key,
             lambda: self._fetch(key.split(" ")[0], image, job, deadline, policy),
             lambda task: self.admission.leave(job.program.operation, finished=not task.cancelled()),
         )
 
-    async def _fetch(self, key: str, image: Sent, job: _Job, deadline: float, policy: CachePolicy) -> Outcome:
+    async def _fetch(self, key: str, image: Sent | Shared, job: _Job, deadline: float, policy: CachePolicy) -> Outcome:
         """From Redis, or by computing it."""
         start = time.perf_counter()
         if self.remote is not None and not policy.read:
@@ -271,8 +286,11 @@ class Engine:
                 self.memory.put(key, value)
                 return Outcome(value, "redis", {"cache": time.perf_counter() - start})
         looked_up = time.perf_counter()
-        item = image if isinstance(image, Item) else Item(image, job.ids_keep, job.ids_restore)
-        done = await self._compute(job.program, item, deadline)
+        if isinstance(image, Shared):
+            done = await self._compute_shared(image, job, deadline)
+        else:
+            item = image if isinstance(image, Item) else Item(image, job.ids_keep, job.ids_restore)
+            done = await self._compute(job.program, item, deadline)
         value, decode_s = done.value.value, done.value.decode_s
         if policy.write:
             self._keep(key, value)
@@ -290,6 +308,18 @@ class Engine:
             self.memory.put(key, value)
             if self.remote is not None:
                 self.remote.put(key, value)
+
+    async def _compute_shared(self, image: Shared, job: _Job, deadline: float) -> Done[Computed]:
+        """A reconstruction of an image that others share, with the pixels that the first of them brought."""
+        start = time.perf_counter()
+        async with image.turn:
+            if image.pixels is None:
+                done = await self._compute(job.program, Item(image.data, job.ids_keep, job.ids_restore), deadline)
+                image.pixels = pixels_of(done.value.value, self.manifest).astype(np.uint8)
+                return done
+        waited_s = time.perf_counter() - start
+        done = await self._compute(job.program, Item(image.pixels, job.ids_keep, job.ids_restore), deadline)
+        return replace(done, queue_s=waited_s + done.queue_s)
 
     async def _compute(self, program: Program, item: Item, deadline: float) -> Done[Computed]:
         """Once more if it was too late: whoever began this has left by then, and somebody with more time shares it.
@@ -365,34 +395,6 @@ def _remote(url: str, settings: Settings, metrics: Metrics) -> RemoteCache:
         url, timeout_s=settings.redis_timeout_ms / 1000, ttl_s=settings.redis_ttl_s, prefix=settings.redis_prefix
     )
     return RemoteCache(store, metrics=metrics)
-
-
-def _num_bytes(image: Sent) -> int:
-    data = image.image if isinstance(image, Item) else image
-    return len(data) if isinstance(data, bytes) else data.nbytes
-
-
-def _key(context: str, image: Sent) -> str:
-    """The context has told the number of ids, so the two parts of an Item cannot be taken for others."""
-    if isinstance(image, bytes):
-        return image_key(context, image)
-    kind = "encoded" if isinstance(image.image, bytes) else "pixels"
-    data = image.ids_keep.tobytes() + (image.image if isinstance(image.image, bytes) else image.image.tobytes())
-    return image_key(f"{context}:{kind}", data)
-
-
-def _raise_failure(flight: Flight[Outcome], index: int) -> None:
-    """Raise what the flight of a request's image `index` failed with, if it did.
-
-    An error about an image is made anew to speak of this one: the flight may have begun for another place or request.
-    """
-    if not flight.task.done():  # it is the flight of another image that failed
-        return
-    try:
-        flight.result()
-    except InvalidInput as e:
-        message = str(e).replace(f"image {e.index}", f"image {index}", 1)
-        raise type(e)(message, param=e.param, index=index) from e
 
 
 def _landed(flight: Flight[Outcome], *, shared: bool) -> Outcome:

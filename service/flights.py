@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Generic, TypeVar
 
-from bundle.errors import Unavailable
+from bundle.errors import InvalidInput, Unavailable
 
 T = TypeVar("T")
 
@@ -75,3 +75,17 @@ async def all_landed(flights: Iterable[Flight[T]]) -> None:
     tasks = {flight.task for flight in flights}
     if tasks:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+
+
+def raise_failure(flight: Flight[Any], index: int) -> None:
+    """Raise what a flight of a request's image `index` failed with, if it did.
+
+    An error about an image is made anew to speak of this one: the flight may have begun for another place or request.
+    """
+    if not flight.task.done():  # it is the flight of another image that failed
+        return
+    try:
+        flight.result()
+    except InvalidInput as e:
+        message = str(e).replace(f"image {e.index}", f"image {index}", 1)
+        raise type(e)(message, param=e.param, index=index) from e

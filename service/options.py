@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
+from bundle.errors import InvalidInput
+from bundle.masking import Masking, complementary_maskings, least_passes, masking_from_removed, random_masking
 from service.errors import BadParameter, NotAcceptable
 from service.programs import PoolingName
 
@@ -78,6 +80,12 @@ class ReconstructQuery(Query):
         None, description="Indices of the patches to remove, row by row from 0, separated by commas."
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Chooses the random patches.")
+    passes: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Reconstructions under as many masks, for an anomaly map of all patches. Not with mask."
+    )
+    scale_max: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="Error at which the colours of the anomaly map end; its largest by default. Only with passes."
+    )
 
     @field_validator("mask")
     @classmethod
@@ -92,6 +100,10 @@ class ReconstructQuery(Query):
     def _one_of_both(self) -> ReconstructQuery:
         if self.mask is not None and self.mask_ratio is not None:
             raise ValueError("give mask or mask_ratio, not both")
+        if self.mask is not None and self.passes is not None:
+            raise ValueError("give mask or passes, not both: passes hide every patch in turn")
+        if self.scale_max is not None and self.passes is None:
+            raise ValueError("scale_max goes with passes: it is for the colours of the anomaly map")
         return self
 
     @property
@@ -102,6 +114,38 @@ class ReconstructQuery(Query):
     @property
     def ratio(self) -> float:
         return 0.75 if self.mask_ratio is None else self.mask_ratio
+
+    def maskings(self, num_patches: int, *, max_images: int, max_places: int) -> list[Masking]:
+        """One, or one per pass, of an image of so many patches. BadParameter if the mask or the passes do not fit.
+
+        `max_images`, `max_places`: of one request, and of all reconstructions at a time.
+        """
+        if self.passes is not None:
+            self._check_passes(self.passes, num_patches, max_images, max_places)
+            return complementary_maskings(num_patches, self.ratio, self.seed, self.passes)
+        if self.removed is None:
+            return [random_masking(num_patches, self.ratio, self.seed)]
+        try:
+            return [masking_from_removed(num_patches, self.removed)]
+        except InvalidInput as e:
+            raise BadParameter(str(e), param="mask") from e
+
+    def _check_passes(self, passes: int, num_patches: int, max_images: int, max_places: int) -> None:
+        try:
+            least = least_passes(num_patches, self.ratio)
+        except ValueError as e:
+            raise BadParameter(f"passes: {e}", param="passes") from e
+        if passes < least:
+            raise BadParameter(
+                f"passes: with mask_ratio {self.ratio:g} it takes at least {least} to hide every patch, got {passes}",
+                param="passes",
+            )
+        if passes > min(max_images, max_places):
+            setting = "MAEVE_MAX_IMAGES" if max_images <= max_places else "half of MAEVE_MAX_QUEUE"
+            raise BadParameter(
+                f"passes: at most {min(max_images, max_places)} in one request ({setting}), got {passes}",
+                param="passes",
+            )
 
 
 def validate(model: type[M], data: Any) -> M:

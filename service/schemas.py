@@ -76,6 +76,28 @@ class ReconstructResponse(BaseModel):
     cached: bool
 
 
+class AnomalyImages(BaseModel):
+    original: str
+    heatmap: str
+
+
+class AnomalyResponse(BaseModel):
+    model: str
+    digest: str
+    pixel_target: Literal["raw", "normalized"]
+    grid: tuple[int, int]
+    passes: int
+    mask_ratio: float
+    seed: int
+    error: list[float]
+    hidden: list[int]
+    mean_error: float
+    max_error: float
+    scale_max: float
+    images: AnomalyImages
+    cached: bool
+
+
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What a route may answer with, beside the errors that any of them may; see `complete`."""
     return {status: {"model": ErrorResponse, **_error(status)} for status in statuses}

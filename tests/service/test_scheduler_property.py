@@ -136,7 +136,7 @@ async def _ask(engine: Engine, ask: Ask) -> NDArray[np.float32]:
         case "classify":
             answer = await engine.classify([image], deadline)
         case "reconstruct":
-            answer = await engine.reconstruct(image, random_masking(16, 0.75, number), deadline)
+            answer = await engine.reconstruct(image, [random_masking(16, 0.75, number)], deadline)
     return answer.values[0]
 
 
