@@ -2,6 +2,7 @@
 
 import { Intake } from "./intake.js";
 import { Alike } from "./panels/alike.js";
+import { Anomaly } from "./panels/anomaly.js";
 import { Classify } from "./panels/classify.js";
 import { Embedding } from "./panels/embedding.js";
 import { Features } from "./panels/features.js";
@@ -10,7 +11,7 @@ import { Reconstruct } from "./panels/reconstruct.js";
 import { Photos } from "./photos.js";
 import { Service } from "./service.js";
 
-const CARDS = { reconstruct: Reconstruct, features: Features, embedding: Embedding, alike: Alike, classify: Classify, keep: Keep };
+const CARDS = { reconstruct: Reconstruct, anomaly: Anomaly, features: Features, embedding: Embedding, alike: Alike, classify: Classify, keep: Keep };
 const $ = (id) => document.getElementById(id);
 
 /** What every card has before it: what is served (GET /info), the service, the photos. */

@@ -1,13 +1,26 @@
 /** A number per patch as a colour: the scale, its legend and the drawing. The service's heat maps have the same colours. */
 
-/** Red, green and blue, 0 to 255, at even steps from nothing to the most. */
-export const ANCHORS = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]];
+/** Red, green and blue, 0 to 255, at even steps from nothing to the most: SCALE in service/anomaly.py, which says why. */
+export const SCALE = [
+  [31, 21, 78], [72, 33, 100], [117, 45, 111], [161, 58, 110], [201, 76, 96], [228, 109, 80], [245, 147, 68],
+  [253, 188, 76], [250, 231, 112],
+];
 
-/** The colour of a part of the most, 0 to 1: between the anchors on a straight line, beyond them the last. */
+const UNITS = {
+  raw: "painting the average colour of the training photos everywhere",
+  normalized: "painting the patch in its own average colour",
+};
+
+/** What an error means. target: what the network predicts, "raw" or "normalized". */
+export function unit(target) {
+  return `The error of a patch is the mean square of how far its values were guessed wrong: 0 is exact, and 1 is no better than ${UNITS[target]}.`;
+}
+
+/** The colour of a part of the most, 0 to 1: on a straight line between two of them, beyond them the last. */
 export function heatColour(part) {
-  const position = Math.min(1, Math.max(0, part)) * (ANCHORS.length - 1);
-  const low = Math.min(ANCHORS.length - 2, Math.floor(position));
-  return ANCHORS[low].map((value, i) => Math.round(value + (ANCHORS[low + 1][i] - value) * (position - low)));
+  const position = Math.min(1, Math.max(0, part)) * (SCALE.length - 1);
+  const low = Math.min(SCALE.length - 2, Math.floor(position));
+  return SCALE[low].map((value, i) => Math.round(value + (SCALE[low + 1][i] - value) * (position - low)));
 }
 
 /**

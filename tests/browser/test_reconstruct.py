@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Locator, Page, Request, expect
 
 from bundle.store import Bundle, load_bundle, write_bundle
+from service.anomaly import colour
 from tests.browser.conftest import (
     ROOT,
     SAMPLES,
@@ -28,17 +28,18 @@ from tests.browser.conftest import (
     take_sample,
     violations,
 )
+from tests.browser.reading import box, figure, pixels, reconstructed
 from tests.conftest import write_run
 
 PART = "#reconstruct [data-part={}]"
 DEFAULT = {"mask_ratio": 0.75, "seed": 0}
 
 
-def part(page: Page, name: str) -> Any:
+def part(page: Page, name: str) -> Locator:
     return page.locator(PART.format(name))
 
 
-def cell(page: Page, row: int, column: int) -> Any:
+def cell(page: Page, row: int, column: int) -> Locator:
     """Counted from 1, as the page does."""
     return page.locator("#reconstruct [role=row]").nth(row - 1).locator("[role=gridcell]").nth(column - 1)
 
@@ -47,13 +48,6 @@ def hidden(page: Page) -> list[int]:
     """The patches that the grid shows as hidden."""
     states = page.locator("#reconstruct [role=gridcell]").evaluate_all("cells => cells.map(each => each.ariaSelected)")
     return [index for index, state in enumerate(states) if state == "true"]
-
-
-def asked(service: str, photo: Path = SAMPLES / "cat.jpg", **params: Any) -> dict[str, Any]:
-    answer = httpx.post(f"{service}reconstruct", content=photo.read_bytes(), params=params, trust_env=False)
-    assert answer.status_code == 200, answer.text
-    body: dict[str, Any] = answer.json()
-    return body
 
 
 def shows(page: Page, body: dict[str, Any]) -> None:
@@ -65,16 +59,14 @@ def shows(page: Page, body: dict[str, Any]) -> None:
         )
     assert hidden(page) == [index for index, removed in enumerate(body["mask"]) if removed]
     expect(part(page, "reconstruction-text")).to_have_text(f"Reconstruction: error {figure(body['mean_error'])}")
-    expect(part(page, "masked-text")).to_have_text(
-        f"Masked: {sum(body['mask'])} of {len(body['mask'])} patches hidden"
-    )
+    expect(part(page, "masked-text")).to_have_text(f"Masked: {sum(body['mask'])} of {len(body['mask'])} patches hidden")
 
 
 @pytest.fixture
 def card(page: Page, service: str) -> Page:
     """The page with a sample's answer in the card."""
     take_sample(page)
-    shows(page, asked(service, **DEFAULT))
+    shows(page, reconstructed(service, **DEFAULT))
     return page
 
 
@@ -90,27 +82,17 @@ def query(request: Request) -> dict[str, str]:
     return dict(httpx.URL(request.url).params)
 
 
-def heat(page: Page) -> NDArray[np.uint8]:
-    """[rows, columns, 4]: the colours of the heat map."""
-    width, height, data = part(page, "heat").evaluate(
-        "c => [c.width, c.height, [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]]"
-    )
-    return np.array(data, np.uint8).reshape(height, width, 4)
-
-
 def test_the_heat_map_has_a_colour_for_each_hidden_patch_and_none_for_others(card: Page, service: str) -> None:
-    body = asked(service, **DEFAULT)
+    body = reconstructed(service, **DEFAULT)
     error, mask = np.array(body["error"]), np.array(body["mask"])
     top = float(part(card, "legend").locator("span").last.inner_text())
     assert error[mask == 1].max() <= top <= 2 * error[mask == 1].max()
-    anchors = np.array(card.evaluate("import('/static/heat.js').then(heat => heat.ANCHORS)"))
-    position = np.clip(error / top, 0, 1) * (len(anchors) - 1)
-    expected = np.stack([np.interp(position, range(len(anchors)), anchors[:, i]) for i in range(3)], axis=-1)
-    colours = heat(card).reshape(-1, 4)
+    expected = colour(np.clip(error / top, 0, 1))
+    colours = pixels(part(card, "heat")).reshape(-1, 4)
     assert np.all(colours[mask == 0, 3] == 0)
     assert np.all(colours[mask == 1, 3] == 255)
     assert np.abs(colours[mask == 1, :3] - expected[mask == 1]).max() <= 0.51
-    label = part(card, "heat").get_attribute("aria-label")
+    label = part(card, "heat").get_attribute("aria-label") or ""
     worst = int(np.where(mask == 1, error, -1).argmax())
     for value in (error[mask == 1].min(), error[worst], body["mean_error"]):
         assert figure(value) in label
@@ -153,7 +135,7 @@ def test_pictures_follow_the_slider_without_flicker(card: Page, service: str, re
     card.on("requestfinished", ended)
     values = list(range(74, 29, -2))
     card.evaluate(_DRAG, values)
-    shows(card, asked(service, mask_ratio=values[-1] / 100, seed=0))
+    shows(card, reconstructed(service, mask_ratio=values[-1] / 100, seed=0))
     expect(part(card, "ratio-text")).to_have_text(f"{values[-1]} %")
     assert most == [1]
     assert 2 <= len(requests) <= len(values)
@@ -184,28 +166,28 @@ def test_how_long_a_move_of_the_slider_takes(card: Page, service: str) -> None:
             whole = card.evaluate(_TIMED, value)
         said = caught.value.headers["server-timing"]
         print(f"slider to picture {whole:.0f} ms; the service: {said}")
-        shows(card, asked(service, mask_ratio=value / 100, seed=0))
+        shows(card, reconstructed(service, mask_ratio=value / 100, seed=0))
 
 
 def test_the_slider_and_the_seed_by_keys(card: Page, service: str) -> None:
     part(card, "ratio").focus()
     card.keyboard.press("ArrowLeft")
     expect(part(card, "ratio-text")).to_have_text("74 %")
-    shows(card, asked(service, mask_ratio=0.74, seed=0))
+    shows(card, reconstructed(service, mask_ratio=0.74, seed=0))
     part(card, "seed").fill("7")
-    shows(card, asked(service, mask_ratio=0.74, seed=7))
+    shows(card, reconstructed(service, mask_ratio=0.74, seed=7))
     part(card, "shuffle").press("Enter")
     expect(part(card, "seed")).to_have_value("8")
-    shows(card, asked(service, mask_ratio=0.74, seed=8))
+    shows(card, reconstructed(service, mask_ratio=0.74, seed=8))
     part(card, "seed").fill("-3")
-    shows(card, asked(service, mask_ratio=0.74, seed=0))
+    shows(card, reconstructed(service, mask_ratio=0.74, seed=0))
 
 
 def centre(page: Page, row: int, column: int) -> tuple[float, float]:
     """Of a patch, once the whole grid is in the window."""
     part(page, "canvas").scroll_into_view_if_needed()
-    box = cell(page, row, column).bounding_box()
-    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    found = box(cell(page, row, column))
+    return found["x"] + found["width"] / 2, found["y"] + found["height"] / 2
 
 
 def test_a_click_turns_a_patch_and_a_drag_paints_what_the_first_became(
@@ -214,7 +196,7 @@ def test_a_click_turns_a_patch_and_a_drag_paints_what_the_first_became(
     drawn = hidden(card)
     visible = next(index for index in range(64) if index not in drawn)
     cell(card, visible // 8 + 1, visible % 8 + 1).click()
-    shows(card, asked(service, mask=",".join(map(str, sorted([*drawn, visible])))))
+    shows(card, reconstructed(service, mask=",".join(map(str, sorted([*drawn, visible])))))
     assert query(requests[-1]) == {"mask": ",".join(map(str, sorted([*drawn, visible])))}
 
     part(card, "clear").click()
@@ -225,7 +207,7 @@ def test_a_click_turns_a_patch_and_a_drag_paints_what_the_first_became(
     card.mouse.up()
     card.mouse.move(*centre(card, 8, 8))  # no longer
     stroke = [*range(9, 15), 22, 30, 38]
-    shows(card, asked(service, mask=",".join(map(str, stroke))))
+    shows(card, reconstructed(service, mask=",".join(map(str, stroke))))
     expect(part(card, "state")).to_have_text("Painted by hand: 9 of 64 patches hidden.")
     expect(part(card, "ratio-text")).to_have_text("14 %")
 
@@ -234,7 +216,7 @@ def test_a_click_turns_a_patch_and_a_drag_paints_what_the_first_became(
     card.mouse.move(*centre(card, 3, 4))  # visible already
     card.mouse.move(*centre(card, 2, 7))
     card.mouse.up()
-    shows(card, asked(service, mask="9,10,22,30,38,12" if 12 in hidden(card) else "9,10,22,30,38"))
+    shows(card, reconstructed(service, mask="9,10,22,30,38,12" if 12 in hidden(card) else "9,10,22,30,38"))
 
 
 def test_painting_by_keys_is_announced(card: Page, service: str) -> None:
@@ -246,13 +228,19 @@ def test_painting_by_keys_is_announced(card: Page, service: str) -> None:
         card.keyboard.press(key)
     expect(cell(card, 3, 3)).to_be_focused()
     card.keyboard.press("Space")
-    shows(card, asked(service, mask=",".join(map(str, sorted(first)))))
+    shows(card, reconstructed(service, mask=",".join(map(str, sorted(first)))))
     word = "hidden" if 18 in first else "visible"
     expect(part(card, "said")).to_have_text(
         f"Row 3, column 3, {word}. Painted by hand: {len(first)} of 64 patches hidden."
     )
     assert cell(card, 3, 3).get_attribute("aria-label").startswith(f"Row 3, column 3, {word}")
-    for key, row, column in (("End", 3, 8), ("ArrowRight", 3, 8), ("Home", 3, 1), ("Control+End", 8, 8), ("Control+Home", 1, 1)):
+    for key, row, column in (
+        ("End", 3, 8),
+        ("ArrowRight", 3, 8),
+        ("Home", 3, 1),
+        ("Control+End", 8, 8),
+        ("Control+Home", 1, 1),
+    ):
         card.keyboard.press(key)
         expect(cell(card, row, column)).to_be_focused()
     card.keyboard.press("Tab")
@@ -265,12 +253,12 @@ def test_the_buttons(card: Page, service: str) -> None:
     drawn = hidden(card)
     middle = [8 * row + column for row in range(2, 6) for column in range(2, 6)]
     part(card, "middle").press("Enter")
-    shows(card, asked(service, mask=",".join(map(str, middle))))
+    shows(card, reconstructed(service, mask=",".join(map(str, middle))))
     expect(part(card, "said")).to_have_text("Painted by hand: 16 of 64 patches hidden.")
     part(card, "invert").press("Enter")
-    shows(card, asked(service, mask=",".join(str(index) for index in range(64) if index not in middle)))
+    shows(card, reconstructed(service, mask=",".join(str(index) for index in range(64) if index not in middle)))
     part(card, "random").press("Enter")
-    shows(card, asked(service, **DEFAULT))
+    shows(card, reconstructed(service, **DEFAULT))
     assert hidden(card) == drawn
     expect(part(card, "ratio-text")).to_have_text("75 %")
     expect(part(card, "state")).to_have_text("Drawn at random.")
@@ -284,15 +272,15 @@ def test_a_mask_that_cannot_be_is_said_and_not_sent(card: Page, service: str, re
     expect(card.locator("#reconstruct .stale")).to_have_count(1)
     assert requests == []
     cell(card, 1, 1).click()
-    shows(card, asked(service, mask=",".join(map(str, range(1, 64)))))
+    shows(card, reconstructed(service, mask=",".join(map(str, range(1, 64)))))
     expect(card.locator("#reconstruct .stale")).to_have_count(0)
     part(card, "clear").click()
     take_sample(card, "A rocket")  # another photo is not kept waiting for a mask
-    shows(card, asked(service, SAMPLES / "rocket.jpg", **DEFAULT))
+    shows(card, reconstructed(service, SAMPLES / "rocket.jpg", **DEFAULT))
 
 
 def test_a_patch_that_is_looked_at_is_marked_enlarged_and_told(card: Page, service: str) -> None:
-    body = asked(service, **DEFAULT)
+    body = reconstructed(service, **DEFAULT)
     worst = max((index for index in range(64) if body["mask"][index]), key=lambda index: body["error"][index])
     expect(part(card, "loupe-title")).to_have_text("The largest error")
     expect(part(card, "loupe-text")).to_have_text(words(body, worst))
@@ -300,7 +288,7 @@ def test_a_patch_that_is_looked_at_is_marked_enlarged_and_told(card: Page, servi
     expect(markers).to_have_count(1)
 
     for target in ("masked", "reconstruction", "heat"):
-        side = part(card, target).bounding_box()["width"] / 8
+        side = box(part(card, target))["width"] / 8
         part(card, target).hover(position={"x": 5.5 * side, "y": 2.5 * side})
         expect(part(card, "loupe-title")).to_have_text("This patch")
         expect(part(card, "loupe-text")).to_have_text(words(body, 21))
@@ -311,8 +299,7 @@ def test_a_patch_that_is_looked_at_is_marked_enlarged_and_told(card: Page, servi
     cell(card, 2, 4).focus()
     expect(part(card, "loupe-text")).to_have_text(words(body, 11))
     original = np.asarray(Image.open(io.BytesIO(base64.b64decode(body["images"]["original"]))))
-    lens = part(card, "before").evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
-    assert np.array_equal(np.array(lens).reshape(24, 24, 4)[..., :3], original[0:24, 16:40])
+    assert np.array_equal(pixels(part(card, "before"))[..., :3], original[0:24, 16:40])
     cell(card, 2, 4).blur()
     expect(part(card, "loupe-title")).to_have_text("The largest error")
 
@@ -324,32 +311,27 @@ def words(body: dict[str, Any], index: int) -> str:
     return f"{where}: hidden, guessed with an error of {figure(body['error'][index])}."
 
 
-def figure(value: float) -> str:
-    """As the page writes it, with three figures."""
-    return f"{float(f'{value:.3g}'):g}"
-
-
 def test_a_finger_paints_and_scrolls_elsewhere(open_page: OpenPage, service: str) -> None:
     page = open_page(width=390, height=844, touch=True)
     take_sample(page)
-    shows(page, asked(service, **DEFAULT))
+    shows(page, reconstructed(service, **DEFAULT))
     part(page, "clear").tap()
     start, end = centre(page, 2, 3), centre(page, 6, 3)
     scrolled = page.evaluate("scrollY")
     swipe(page, start, end)
     stroke = [8 * row + 2 for row in range(1, 6)]
-    shows(page, asked(service, mask=",".join(map(str, stroke))))
+    shows(page, reconstructed(service, mask=",".join(map(str, stroke))))
     assert page.evaluate("scrollY") == scrolled
 
     part(page, "masked").scroll_into_view_if_needed()
     scrolled = page.evaluate("scrollY")
-    box = part(page, "masked").bounding_box()
-    swipe(page, (box["x"] + 70, box["y"] + 70), (box["x"] + 70, box["y"] - 130))
+    found = box(part(page, "masked"))
+    swipe(page, (found["x"] + 70, found["y"] + 70), (found["x"] + 70, found["y"] - 130))
     page.wait_for_function("before => scrollY > before", arg=scrolled)
     assert hidden(page) == stroke
 
-    body = asked(service, mask=",".join(map(str, stroke)))
-    side = part(page, "heat").bounding_box()["width"] / 8
+    body = reconstructed(service, mask=",".join(map(str, stroke)))
+    side = box(part(page, "heat"))["width"] / 8
     part(page, "heat").tap(position={"x": 2.5 * side, "y": 3.5 * side})
     expect(part(page, "loupe-text")).to_have_text(words(body, 26))  # and stays, once the finger is lifted
     assert hidden(page) == stroke
@@ -391,7 +373,7 @@ def test_a_damaged_photo_and_then_a_good_one(page: Page, service: str, complaint
     alert = page.locator("#reconstruct [role=alert]")
     expect(alert).to_contain_text("damaged")
     take_sample(page)
-    shows(page, asked(service, **DEFAULT))
+    shows(page, reconstructed(service, **DEFAULT))
     expect(alert).to_be_hidden()
 
 
@@ -403,7 +385,7 @@ def test_a_photo_that_is_too_large_and_a_service_that_is_gone(open_page: OpenPag
         alert = page.locator("#reconstruct [role=alert]")
         expect(alert).to_contain_text("more than this service takes")
         take_sample(page, "The same cat, closer")  # 300 x 300
-        shows(page, asked(url, SAMPLES / "cat-closer.jpg", **DEFAULT))
+        shows(page, reconstructed(url, SAMPLES / "cat-closer.jpg", **DEFAULT))
         before = part(page, "reconstruction").get_attribute("src")
     part(page, "ratio").press("ArrowLeft")
     expect(alert).to_contain_text("cannot be reached")
@@ -460,15 +442,15 @@ def wide(wide_bundle: Bundle) -> Iterator[str]:
 def test_another_shape_of_picture(open_page: OpenPage, wide: str) -> None:
     page = open_page(wide)
     take_sample(page)
-    shows(page, asked(wide, **DEFAULT))
-    box = part(page, "heat").bounding_box()
-    assert box["width"] == pytest.approx(2 * box["height"], rel=0.01)
-    assert heat(page).shape == (12, 24, 4)
+    shows(page, reconstructed(wide, **DEFAULT))
+    shape = box(part(page, "heat"))
+    assert shape["width"] == pytest.approx(2 * shape["height"], rel=0.01)
+    assert pixels(part(page, "heat")).shape == (12, 24, 4)
     expect(part(page, "borrowed")).to_be_visible()
     expect(part(page, "unit")).to_contain_text("own average colour")
     part(page, "middle").click()
     middle = [24 * row + column for row in range(3, 9) for column in range(6, 18)]
-    shows(page, asked(wide, mask=",".join(map(str, middle))))
+    shows(page, reconstructed(wide, mask=",".join(map(str, middle))))
     cell(page, 12, 24).focus()
     expect(part(page, "loupe-text")).to_have_text("Row 12, column 24: visible, nothing to guess.")
     screenshot(page, "reconstruct-wide")
@@ -479,7 +461,7 @@ def test_another_shape_of_picture(open_page: OpenPage, wide: str) -> None:
 def test_it_fits_and_is_accessible(open_page: OpenPage, service: str, width: int, scheme: Scheme) -> None:
     page = open_page(width=width, scheme=scheme)
     take_sample(page)
-    shows(page, asked(service, **DEFAULT))
+    shows(page, reconstructed(service, **DEFAULT))
     part(page, "middle").click()
     expect(part(page, "masked-text")).to_contain_text("16 of 64")
     cell(page, 4, 4).focus()

@@ -1,16 +1,10 @@
 /** What the network makes of a photo of which it sees a part; the part is drawn at random, or painted by hand. */
 
-import { drawHeat, drawLegend, roundTop, short } from "../heat.js";
+import { drawHeat, drawLegend, roundTop, short, unit } from "../heat.js";
 import { Painting, middle } from "../painting.js";
 import { Panel, make } from "../panel.js";
 import { Patches, place, swap, together } from "../patches.js";
 
-const UNITS = {
-  raw: "The error of a patch is the mean square of how far its values were guessed wrong: 0 is exact, and 1 is no better than " +
-    "painting the average colour of the training photos everywhere.",
-  normalized: "The error of a patch is the mean square of how far its values were guessed wrong: 0 is exact, and 1 is no better than " +
-    "painting the patch in its own average colour.",
-};
 const NO_DECODER = "What is served here makes vectors of photos but cannot guess hidden patches: it comes without a decoder.";
 const MOST_SEED = 999999;
 
@@ -29,8 +23,8 @@ export class Reconstruct extends Panel {
     }
     const { image_size: [height, width], grid } = page.info.model;
     this.grid = grid;
-    section.style.setProperty("--aspect", `${width} / ${height}`);
-    this.part("unit").textContent = UNITS[page.info.pixel_target];
+    section.style.setProperty("--aspect", width / height);
+    this.part("unit").textContent = unit(page.info.pixel_target);
     this.part("borrowed").hidden = page.info.pixel_target !== "normalized";
     this.painting = new Painting(this.part("canvas"), grid, "Patches of the photo, to hide and show");
     const [masked, reconstruction, heat] = ["masked", "reconstruction", "heat"].map((name) => new Patches(this.part(name).parentElement, grid));
