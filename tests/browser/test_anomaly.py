@@ -18,12 +18,12 @@ from tests.browser.conftest import (
     OpenPage,
     Scheme,
     overflows,
-    running_service,
     screenshot,
     take_sample,
     violations,
 )
 from tests.browser.reading import box, figure, pixels, reconstructed
+from tests.service.helpers import NUM_PATCHES, make_bundle, serving_fake
 
 DEFAULT = {"passes": 8, "mask_ratio": 0.75}
 
@@ -208,25 +208,28 @@ def test_a_damaged_photo(page: Page, complaints: Complaints, tmp_path: Path) -> 
     expect(page.locator("#anomaly [role=alert]")).to_contain_text("damaged")
 
 
-def test_a_service_that_allows_few_passes_and_then_is_gone(open_page: OpenPage, complaints: Complaints) -> None:
+def test_a_service_that_allows_few_passes_and_then_is_gone(
+    open_page: OpenPage, complaints: Complaints, tmp_path: Path
+) -> None:
     complaints.expected += ["ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET"]
-    with running_service(MAEVE_MAX_IMAGES="3") as url:
+    with serving_fake(make_bundle(tmp_path / "bundle"), max_images=3) as (served, _):
+        url = f"{served.url}/"
         page = open_page(url)
         take_sample(page)
         part(page, "heat").scroll_into_view_if_needed()
         shows(page, reconstructed(url, passes=3, mask_ratio=0.75))
         part(page, "ratio").press("Home")
-        least = part(page, "ratio-text").inner_text().removesuffix(" %")
-        assert least_passes(64, int(least) / 100) == 3
-        assert least_passes(64, (int(least) - 1) / 100) == 4
-        shows(page, reconstructed(url, passes=3, mask_ratio=int(least) / 100))
+        least = int(part(page, "ratio-text").inner_text().removesuffix(" %"))
+        assert least_passes(NUM_PATCHES, least / 100) == 3
+        assert least_passes(NUM_PATCHES, (least - 1) / 100) == 4
+        shows(page, reconstructed(url, passes=3, mask_ratio=least / 100))
     part(page, "ratio").press("End")
     expect(page.locator("#anomaly [role=alert]")).to_contain_text("cannot be reached")
 
 
-def test_where_no_two_passes_are_allowed_there_is_no_card(open_page: OpenPage) -> None:
-    with running_service(MAEVE_MAX_IMAGES="1") as url:
-        page = open_page(url)
+def test_where_no_two_passes_are_allowed_there_is_no_card(open_page: OpenPage, tmp_path: Path) -> None:
+    with serving_fake(make_bundle(tmp_path / "bundle"), max_images=1) as (served, _):
+        page = open_page(f"{served.url}/")
         take_sample(page)
         expect(page.locator("#reconstruct")).to_be_visible()
         expect(page.locator("#anomaly")).to_be_hidden()
