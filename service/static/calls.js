@@ -18,7 +18,7 @@ export function curl({ route, photos, params = {}, accept = "application/json", 
 
 export function python({ photos, python: { method, args = [] } }, origin, locked) {
   const paths = photos.map((photo) => `Path(${JSON.stringify(photo.name)})`);
-  const image = ["reconstruct", "anomaly"].includes(method) ? paths[0] : `[${paths.join(", ")}]`;
+  const image = method === "reconstruct" ? paths[0] : `[${paths.join(", ")}]`;
   const passed = [image, ...args.map(([name, value]) => `${name}=${literal(value)}`)].join(", ");
   const key = locked ? ', api_key=os.environ["MAEVE_API_KEY"]' : "";
   return [
