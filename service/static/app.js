@@ -3,6 +3,7 @@
 import { Intake } from "./intake.js";
 import { followCards } from "./navigation.js";
 import { Alike } from "./panels/alike.js";
+import { Anomaly } from "./panels/anomaly.js";
 import { Classify } from "./panels/classify.js";
 import { Embedding } from "./panels/embedding.js";
 import { Features } from "./panels/features.js";
@@ -14,7 +15,7 @@ import { Service } from "./service.js";
 import { Tray } from "./tray.js";
 import { Unlock } from "./unlock.js";
 
-const CARDS = { reconstruct: Reconstruct, features: Features, embedding: Embedding, alike: Alike, classify: Classify, keep: Keep };
+const CARDS = { reconstruct: Reconstruct, anomaly: Anomaly, features: Features, embedding: Embedding, alike: Alike, classify: Classify, keep: Keep };
 const $ = (id) => document.getElementById(id);
 
 /** What every card has before it: what is served (GET /info), the service, the photos, the form for the key. */

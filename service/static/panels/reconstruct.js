@@ -1,31 +1,187 @@
-/** What the network makes of a photo of which it sees a part. */
+/** What the network makes of a photo of which it sees a part; the part is drawn at random, or painted by hand. */
 
-import { Panel } from "../panel.js";
+import { drawHeat, drawLegend, roundTop, short, unit } from "../heat.js";
+import { Painting, middle } from "../painting.js";
+import { Panel, make } from "../panel.js";
+import { Patches, place, swap, together } from "../patches.js";
+
+const NO_DECODER = "What is served here makes vectors of photos but cannot guess hidden patches: it comes without a decoder.";
+const MOST_SEED = 999999;
 
 export class Reconstruct extends Panel {
+  #painted = false;
+  #ratio = null; // where the slider stood before painting
+  #answer = null;
+  #looked = null;
+
   constructor(section, page) {
     super(section, page);
-    for (const control of ["ratio", "seed"]) this.part(control).addEventListener("input", () => this.refresh());
-    this.part("shuffle").addEventListener("click", () => {
-      this.part("seed").value = (Number(this.part("seed").value) + 1) % 1000000;
-      this.refresh();
-    });
+    if (!this.offered) {
+      this.absence = make("p", { className: "soft", textContent: NO_DECODER });
+      section.after(this.absence);
+      return;
+    }
+    const { image_size: [height, width], grid } = page.info.model;
+    this.grid = grid;
+    section.style.setProperty("--aspect", width / height);
+    this.part("unit").textContent = unit(page.info.pixel_target);
+    this.part("borrowed").hidden = page.info.pixel_target !== "normalized";
+    this.painting = new Painting(this.part("canvas"), grid, "Patches of the photo, to hide and show");
+    const [masked, reconstruction, heat] = ["masked", "reconstruction", "heat"].map((name) => new Patches(this.part(name).parentElement, grid));
+    this.heat = heat;
+    together([this.painting, masked, reconstruction, heat], (index) => this.#look(index));
+    this.#listen();
   }
 
   get offered() {
     return this.page.info.operations.reconstruct;
   }
 
+  photosChanged() {
+    if (this.absence) this.absence.hidden = this.photos().length === 0;
+    else if (this.#impossible()) this.#backToRandom();
+    super.photosChanged();
+  }
+
   async work(photos, signal) {
-    const ratio = Number(this.part("ratio").value) / 100;
-    const seed = Number(this.part("seed").value) || 0;
-    this.part("ratio-text").textContent = `${Math.round(ratio * 100)} %`;
-    const python = { method: "reconstruct", args: [["mask_ratio", ratio], ["seed", seed]] };
-    const { body } = await this.ask("reconstruct", { photos, params: { mask_ratio: ratio, seed }, signal, python });
-    for (const name of ["original", "masked", "reconstruction"]) this.part(name).src = `data:image/png;base64,${body.images[name]}`;
-    const removed = body.mask.reduce((sum, value) => sum + value, 0);
-    this.part("masked-text").textContent = `Masked: ${removed} of ${body.mask.length} patches hidden`;
-    this.part("reconstruction-text").textContent = `Reconstruction: error ${body.mean_error.toFixed(3)}`;
-    this.part("borrowed").hidden = body.pixel_target !== "normalized";
+    const impossible = this.#impossible();
+    this.#stage.classList.toggle("stale", Boolean(impossible));
+    if (impossible) return;
+    const { body } = await this.ask("reconstruct", { photos, signal, ...this.#choice() });
+    await swap(["original", "masked", "reconstruction"].map((name) => [this.part(name), body.images[name]]), signal);
+    this.#show(body);
+  }
+
+  get #stage() {
+    return this.section.querySelector(".stage");
+  }
+
+  #listen() {
+    const on = (name, type, listener) => this.part(name).addEventListener(type, listener);
+    on("ratio", "input", () => this.#draw());
+    on("seed", "input", () => this.#draw());
+    on("shuffle", "click", () => {
+      this.part("seed").value = (this.#seed + 1) % (MOST_SEED + 1);
+      this.#draw();
+    });
+    on("clear", "click", () => this.painting.paint(this.painting.hidden.fill(false)));
+    on("invert", "click", () => this.painting.paint(this.painting.hidden.map((hidden) => !hidden)));
+    on("middle", "click", () => this.painting.paint(middle(this.grid)));
+    on("random", "click", () => this.#backToRandom());
+    this.painting.addEventListener("paint", ({ index }) => this.#paint(index));
+  }
+
+  get #seed() {
+    return Math.min(MOST_SEED, Math.max(0, Math.trunc(Number(this.part("seed").value) || 0)));
+  }
+
+  /** The controls choose the patches. */
+  #draw() {
+    this.#painted = false;
+    this.#sayRatio(Number(this.part("ratio").value));
+    this.part("state").textContent = "Drawn at random.";
+    this.refresh();
+  }
+
+  /** With the ratio from before the painting. */
+  #backToRandom() {
+    if (this.#painted) this.part("ratio").value = this.#ratio;
+    this.#draw();
+  }
+
+  /** A hand chooses them; `index`: by which key was pressed, or null. */
+  #paint(index) {
+    if (!this.#painted) this.#ratio = this.part("ratio").value;
+    this.#painted = true;
+    const { numHidden, count } = this.painting;
+    const percent = (100 * numHidden) / count;
+    this.part("ratio").value = percent;
+    this.#sayRatio(percent);
+    const state = this.#impossible() || `Painted by hand: ${numHidden} of ${count} patches hidden.`;
+    this.part("state").textContent = state;
+    this.part("said").textContent = index === null ? state : `${this.#words(index)}. ${state}`;
+    this.#describe();
+    this.refresh();
+  }
+
+  #sayRatio(percent) {
+    this.part("ratio-text").textContent = `${Math.round(percent)} %`;
+  }
+
+  /** Why the service cannot be asked for this mask, or "". */
+  #impossible() {
+    if (!this.#painted) return "";
+    const { numHidden, count } = this.painting;
+    if (numHidden === 0) return "Nothing is hidden: paint at least one patch to have it guessed.";
+    if (numHidden === count) return "Everything is hidden: leave at least one patch to guess from.";
+    return "";
+  }
+
+  /** The parameters, for the service and for its client in Python. */
+  #choice() {
+    if (this.#painted) {
+      const mask = [...this.painting.hidden.keys()].filter((index) => this.painting.hidden[index]);
+      return { params: { mask: mask.join(",") }, python: { method: "reconstruct", args: [["mask", mask]] } };
+    }
+    const params = { mask_ratio: Number(this.part("ratio").value) / 100, seed: this.#seed };
+    return { params, python: { method: "reconstruct", args: Object.entries(params) } };
+  }
+
+  #show(body) {
+    this.#answer = body;
+    const { mask, error, mean_error: mean } = body;
+    // strokes that came after the question stay
+    if (!this.#painted) this.painting.hidden = mask.map(Boolean);
+    const errors = error.map((value, i) => (mask[i] ? value : null));
+    const hidden = errors.filter((value) => value !== null);
+    const top = roundTop(errors);
+    drawHeat(this.part("heat"), body.grid, errors, top);
+    drawLegend(this.part("legend"), top);
+    const worst = errors.indexOf(Math.max(...hidden));
+    this.part("heat").ariaLabel = `The error of ${hidden.length} hidden patches: from ${short(Math.min(...hidden))} to ` +
+      `${short(error[worst])}, ${short(mean)} on average; ${place(worst, this.grid)} has the largest`;
+    this.part("masked-text").textContent = `Masked: ${hidden.length} of ${mask.length} patches hidden`;
+    this.part("reconstruction-text").textContent = `Reconstruction: error ${short(mean)}`;
+    this.worst = worst;
+    this.#describe();
+    this.#look(this.#looked);
+  }
+
+  #words(index) {
+    return `${place(index, this.grid)}, ${this.painting.hidden[index] ? "hidden" : "visible"}`;
+  }
+
+  /** Tell the cells what they are, and how well they were guessed where that is known. */
+  #describe() {
+    const { hidden } = this.painting;
+    this.painting.describe((i) => {
+      const known = hidden[i] && this.#answer?.mask[i];
+      return known ? `${this.#words(i)}, error ${short(this.#answer.error[i])}` : this.#words(i);
+    });
+  }
+
+  /** Enlarge a patch, the worst where none is looked at. */
+  #look(looked) {
+    this.#looked = looked;
+    if (!this.#answer) return;
+    const { mask, error } = this.#answer;
+    const index = looked ?? this.worst;
+    const where = place(index, this.grid);
+    this.heat.mark(index);
+    this.part("loupe-title").textContent = looked === null ? "The largest error" : "This patch";
+    this.part("loupe-text").textContent =
+      `${where}: ${mask[index] ? `hidden, guessed with an error of ${short(error[index])}.` : "visible, nothing to guess."}`;
+    this.#enlarge("before", "original", index, `${where} of the photo and its neighbours, enlarged`);
+    this.#enlarge("after", "reconstruction", index, `${where} of the reconstruction and its neighbours, enlarged`);
+  }
+
+  /** Draw a patch of a picture with those around it. */
+  #enlarge(name, picture, index, label) {
+    const canvas = this.part(name);
+    const size = this.page.info.model.patch_size;
+    const [row, column] = [Math.floor(index / this.grid[1]), index % this.grid[1]];
+    canvas.width = canvas.height = 3 * size;
+    canvas.getContext("2d").drawImage(this.part(picture), (1 - column) * size, (1 - row) * size);
+    canvas.ariaLabel = label;
   }
 }

@@ -1,0 +1,121 @@
+/** Which patches of a photo the network guesses badly, whichever others it sees. */
+
+import { drawHeat, drawLegend, short, unit } from "../heat.js";
+import { Panel } from "../panel.js";
+import { PatchGrid, Patches, place, swap, together } from "../patches.js";
+
+const PASSES = 8;
+const MOST_PASSES = 32; // more take long and tell little
+const RATIO = 75;
+const LEAST_RATIO = 5;
+
+export class Anomaly extends Panel {
+  #answer = null;
+  #looked = null;
+  #passes = PASSES; // as wanted, which the ratio may not allow
+  #kept = null; // the scale's end, where it does not follow the photo
+
+  constructor(section, page) {
+    super(section, page);
+    if (!this.offered) return;
+    const { image_size: [height, width], grid } = page.info.model;
+    this.grid = grid;
+    section.style.setProperty("--aspect", width / height);
+    this.part("unit").textContent = unit(page.info.pixel_target);
+    this.map = new PatchGrid(this.part("map"), grid, "Patches of the photo and how badly they were guessed");
+    this.plain = new Patches(this.part("plain"), grid);
+    together([this.plain, this.map], (index) => this.#look(index));
+    this.#listen();
+  }
+
+  get offered() {
+    return this.page.info.operations.reconstruct && leastRatio(this.page.info.model.num_patches, this.#mostPasses) !== undefined;
+  }
+
+  async work(photos, signal) {
+    const params = { passes: Number(this.part("passes").value), mask_ratio: this.#ratio };
+    if (this.#kept !== null) params.scale_max = this.#kept;
+    const python = { method: "anomaly", args: Object.entries(params) };
+    const { body } = await this.ask("reconstruct", { photos, params, signal, python });
+    await swap(["original", "grey"].map((name) => [this.part(name), body.images.original]), signal);
+    this.#show(body);
+  }
+
+  #listen() {
+    const on = (name, type, listener) => this.part(name).addEventListener(type, listener);
+    on("passes", "input", () => {
+      this.#passes = Number(this.part("passes").value);
+      this.#change();
+    });
+    on("ratio", "input", () => this.#change());
+    on("keep", "click", () => {
+      this.#kept = this.#kept === null && this.#answer ? this.#answer.scale_max : null;
+      this.part("keep").ariaPressed = String(this.#kept !== null);
+      this.refresh();
+    });
+    this.part("ratio").min = leastRatio(this.page.info.model.num_patches, this.#mostPasses);
+    this.part("ratio").value = RATIO;
+    this.#fit();
+  }
+
+  get #ratio() {
+    return Number(this.part("ratio").value) / 100;
+  }
+
+  /** Of what the service runs for one request: each pass counts as an image, and all may fill half of its queue. */
+  get #mostPasses() {
+    const { max_images: images, max_queue: queue } = this.page.info.limits;
+    return Math.min(MOST_PASSES, images, Math.max(1, Math.floor(queue / 2)));
+  }
+
+  #change() {
+    this.#fit();
+    this.refresh();
+  }
+
+  /** Keep the passes between what hides every patch and what the service allows. */
+  #fit() {
+    const slider = this.part("passes");
+    slider.min = leastPasses(this.page.info.model.num_patches, this.#ratio);
+    slider.max = this.#mostPasses;
+    slider.value = this.#passes;
+    this.part("passes-text").textContent = slider.value;
+    this.part("ratio-text").textContent = `${this.part("ratio").value} %`;
+  }
+
+  #show(body) {
+    this.#answer = body;
+    const { error, passes, mean_error: mean, max_error: most, scale_max: top } = body;
+    drawHeat(this.part("heat"), body.grid, error, top);
+    drawLegend(this.part("legend"), top, most > top);
+    this.worst = error.indexOf(Math.max(...error));
+    this.part("heat").ariaLabel = `The error of all ${error.length} patches over ${passes} passes: from ${short(Math.min(...error))} to ` +
+      `${short(most)}, ${short(mean)} on average; ${place(this.worst, this.grid)} has the largest`;
+    this.part("caption").textContent = `Error of every patch, ${short(mean)} on average`;
+    this.map.describe((i) => `${place(i, this.grid)}, error ${short(error[i])}`);
+    this.#look(this.#looked);
+  }
+
+  /** Tell of a patch, the worst where none is looked at. */
+  #look(looked) {
+    this.#looked = looked;
+    if (!this.#answer) return;
+    const { error, hidden, passes, mean_error: mean } = this.#answer;
+    const index = looked ?? this.worst;
+    for (const picture of [this.plain, this.map]) picture.mark(index);
+    this.part("look-title").textContent = looked === null ? "The largest error" : "This patch";
+    this.part("look-text").textContent = `${place(index, this.grid)}: error ${short(error[index])}, ${short(error[index] / mean)} times the ` +
+      `average of the photo; hidden in ${hidden[index]} of ${passes} passes.`;
+  }
+}
+
+/** How many passes it takes to hide each of so many patches once, as bundle/masking.py has it. ratio: hidden in one, in (0, 1). */
+export function leastPasses(numPatches, ratio) {
+  const numKept = Math.max(1, Math.min(numPatches - 1, Math.floor(numPatches * (1 - ratio))));
+  return Math.ceil(numPatches / (numPatches - numKept));
+}
+
+/** The least percentage at which so many passes are enough, undefined where none is. */
+function leastRatio(numPatches, passes) {
+  for (let percent = LEAST_RATIO; percent <= 95; percent++) if (leastPasses(numPatches, percent / 100) <= passes) return percent;
+}
