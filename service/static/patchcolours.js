@@ -11,9 +11,8 @@ const HEAT = [[27, 20, 70], [45, 90, 168], [47, 163, 154], [182, 209, 90], [255,
 export function fitColours(samples, D) {
   const each = Math.ceil(MOST_VECTORS / samples.length);
   const vectors = samples.length === 1 ? samples[0] : joined(samples.map((sample) => thinned(sample, D, each)));
-  const { mean, axes, variances, total } = principal(vectors, D);
-  const ranges = project(vectors, { mean, axes }).map(range);
-  return { mean, axes, ranges, shares: variances.map((variance) => variance / total) };
+  const { mean, axes, scores, variances, total } = principal(vectors, D);
+  return { mean, axes, ranges: scores.map(range), shares: variances.map((variance) => variance / total) };
 }
 
 /** A colour for each vector. Where the vectors of the fit differ in fewer than three directions, a colour is left out. */

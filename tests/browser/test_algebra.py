@@ -17,7 +17,7 @@ _PRINCIPAL = """async ({ values, dim, count }) => {
   const vectors = Float32Array.from(values);
   const fit = principal(vectors, dim, count);
   return { axes: fit.axes.map((axis) => [...axis]), variances: [...fit.variances], total: fit.total,
-    scores: project(vectors, fit).map((each) => [...each]) };
+    scores: fit.scores.map((each) => [...each]), projected: project(vectors, fit).map((each) => [...each]) };
 }"""
 _COSINES = """async ({ values, dim, index }) => {
   const { cosines, units } = await import("/static/algebra.js");
@@ -67,6 +67,7 @@ def test_components_are_those_of_a_singular_value_decomposition(page: Page, rows
     np.testing.assert_allclose(found["axes"], signs * right[:count], atol=2e-3)
     scores = signs * (left[:, :count] * singular[:count]).T
     np.testing.assert_allclose(found["scores"], scores, atol=2e-3 * np.abs(scores).max())
+    np.testing.assert_allclose(found["projected"], found["scores"], atol=1e-6 * np.abs(scores).max())
 
 
 def test_the_same_vectors_give_the_same_axes_in_whatever_order_they_come(page: Page) -> None:

@@ -1,6 +1,6 @@
 /** What the network takes for alike: the patches' vectors as colours over the photo, and how like each other they are. */
 
-import { cosines, less, meanOf, units } from "../algebra.js";
+import { cosines, difference, less, meanOf, units } from "../algebra.js";
 import { blank, whenLooksChange } from "../canvas.js";
 import { plainPhoto, seenPart } from "../crop.js";
 import { Panel, make } from "../panel.js";
@@ -14,7 +14,7 @@ const AT_FAULT = [400, 413, 415]; // statuses that are about a photo
 export class Features extends Panel {
   #plain = null; // the vectors of a plain grey picture, once they are known
   #samples = new WeakMap(); // photo -> some of its vectors
-  #seen = null; // what is shown: { photo, picture, unit, colours, fit }
+  #seen = null; // what is shown: { photo, picture, vectors, fit, colours }
 
   constructor(section, page) {
     super(section, page);
@@ -56,7 +56,7 @@ export class Features extends Panel {
     this.part("stage").hidden = !this.#seen;
     if (!this.#seen) return;
     const patch = this.grid.chosen;
-    const likeness = patch === null ? null : cosines(this.#seen.unit, this.#dim, patch);
+    const likeness = patch === null ? null : this.#likeness(patch);
     const scale = likeness && spread(likeness, patch);
     const colours = likeness ? Array.from(likeness, (value) => heat(scale.of(value))) : this.#seen.colours;
     this.#draw(colours, patch);
@@ -78,15 +78,14 @@ export class Features extends Panel {
     const fit = await this.#fit(photo, vectors, signal);
     const picture = photo === this.#seen?.photo ? this.#seen.picture : await this.#picture(photo, signal);
     signal.throwIfAborted();
-    const unit = units(less(vectors, meanOf(vectors, this.#dim)), this.#dim);
-    return { photo, picture, unit, fit, colours: coloursOf(vectors, fit) };
+    return { photo, picture, vectors, fit, colours: coloursOf(vectors, fit) };
   }
 
   /** The vectors less those of a plain grey picture, if that is wanted: what is left tells what is seen, not where. */
   async #placeless(vectors, signal) {
     if (!this.part("place").checked) return vectors;
     this.#plain ??= await this.#vectorsOf(await plainPhoto(this.page.info), signal);
-    return vectors.map((value, i) => value - this.#plain[i]);
+    return difference(vectors, this.#plain);
   }
 
   async #vectorsOf(photo, signal) {
@@ -127,6 +126,13 @@ export class Features extends Panel {
     const image = make("img", { src: `data:image/png;base64,${body.images.original}` });
     await image.decode();
     return image;
+  }
+
+  /** The cosine of a patch's vector to each, less what all of them have in common, which would make all alike. */
+  #likeness(patch) {
+    const { vectors } = this.#seen;
+    this.#seen.units ??= units(less(vectors, meanOf(vectors, this.#dim)), this.#dim);
+    return cosines(this.#seen.units, this.#dim, patch);
   }
 
   #draw(colours, patch) {
