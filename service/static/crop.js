@@ -13,8 +13,11 @@ export function seenBox(width, height, { resize, crop }) {
   return { left: start(width, 1), top: start(height, 0), width: crop[1] * scale, height: crop[0] * scale };
 }
 
-/** A canvas with what the network sees of the file, upright and over white; null if the browser cannot read it. */
-export async function seenPart(file, preprocess) {
+/**
+ * A canvas with what the network sees of the file, upright, over white, and grey if it knows no colours; null if the browser
+ * cannot read the file. `info`: of GET /info.
+ */
+export async function seenPart(file, { preprocess, model }) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(file);
@@ -30,6 +33,7 @@ export async function seenPart(file, preprocess) {
   pen.fillStyle = "white";
   pen.fillRect(0, 0, canvas.width, canvas.height);
   pen.imageSmoothingQuality = "high";
+  if (model.channels === 1) pen.filter = "grayscale(1)";
   pen.drawImage(bitmap, box.left, box.top, box.width, box.height, 0, 0, canvas.width, canvas.height);
   bitmap.close();
   return canvas;

@@ -119,9 +119,8 @@ export class Features extends Panel {
 
   /** The part of the photo that the network sees; if the browser cannot read it the service may, else null. */
   async #picture(photo, signal) {
-    const { operations, preprocess } = this.page.info;
-    const own = await seenPart(photo.file, preprocess);
-    if (own || !operations.reconstruct) return own;
+    const own = await seenPart(photo.file, this.page.info);
+    if (own || !this.page.info.operations.reconstruct) return own;
     const { body } = await this.page.service.ask("reconstruct", { photos: [photo], signal });
     const image = make("img", { src: `data:image/png;base64,${body.images.original}` });
     await image.decode();
