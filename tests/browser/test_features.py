@@ -295,6 +295,7 @@ def test_a_broken_photo_is_told_in_words(card: Page, complaints: Complaints) -> 
     expect(card.locator("#features .error")).to_contain_text("The service says: image 0 is no readable JPEG")
     expect(part(card, "stage")).to_be_hidden()  # else another photo's colours would stand there
     take_sample(card, "A rocket")
+    showing(card)
     expect(card.locator("#features .error")).to_be_hidden()
     expect(part(card, "stage")).to_be_visible()
 
@@ -376,9 +377,7 @@ def test_another_shape_of_picture_without_a_decoder(open_page: OpenPage, wide: s
     screenshot(page, "features-wide")
 
 
-def test_without_a_decoder_a_photo_that_the_browser_cannot_read_has_colours_alone(
-    open_page: OpenPage, wide: str
-) -> None:
+def test_without_a_decoder_a_photo_that_browsers_cannot_read_has_colours_alone(open_page: OpenPage, wide: str) -> None:
     page = open_page(wide)
     data = io.BytesIO()
     Image.open(SAMPLES / "cat.jpg").save(data, "TIFF")

@@ -149,12 +149,11 @@ export class Features extends Panel {
     const { shares, photos } = this.#seen.fit;
     const rest = 1 - shares.reduce((sum, share) => sum + share, 0);
     const parts = ["Red", "Green", "Blue"].slice(0, shares.length).map((name, i) => [name, shares[i]]);
-    const items = shares.length ? [...parts, ["Without a colour", rest]] : [];
+    const items = shares.length ? [...parts, ["Not shown", rest]] : [];
     this.part("shares-list").replaceChildren(...items.map(([name, share]) => shareItem(name, share)));
     this.part("shares-text").textContent = !shares.length
       ? "The patches do not differ, so they all have one colour."
-      : photos === 1 ? "Of what differs between this photo’s patches, each colour shows one direction:"
-        : `Of what differs between the patches of ${photos} photos, each colour shows one direction:`;
+      : `Of the differences between ${photos === 1 ? "this photo’s patches" : `the patches of ${photos} photos`}, the colours show:`;
     const [rows, columns] = this.page.info.model.grid;
     this.part("map").setAttribute("aria-label", `The photo in ${rows} rows and ${columns} columns of patches; alike patches have alike ` +
       `colours. ${items.map(([name, share]) => `${name} ${percent(share)}`).join(", ")}`);
