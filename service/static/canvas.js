@@ -10,8 +10,13 @@ export function blank(canvas) {
   return { pen, width, height };
 }
 
-/** Call `draw` whenever the element has another size, and when the colour scheme changes. */
+/** Call `draw` when the element has another width, and when the colour scheme changes. */
 export function whenLooksChange(element, draw) {
-  new ResizeObserver(draw).observe(element);
+  let width = 0;
+  new ResizeObserver(([entry]) => {
+    if (entry.contentRect.width === width) return;
+    width = entry.contentRect.width;
+    requestAnimationFrame(draw); // not at once: what draws may change the element's height, which observers must not
+  }).observe(element);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 }

@@ -29,6 +29,8 @@ from tests.browser.conftest import (
 
 Vector = NDArray[np.float32]
 
+# --plus and --minus of the style sheet, and the former in the dark
+BLUE, ORANGE, LIGHT_BLUE = (0x24, 0x56, 0xC7), (0xC2, 0x57, 0x1A), (0x8D, 0xB0, 0xFF)
 BROKEN: FilePayload = {
     "name": "broken.jpg",
     "mimeType": "image/jpeg",
@@ -152,14 +154,30 @@ def test_a_phone_has_two_rows_of_bars_to_tap(open_page: OpenPage, service: str) 
         expect(part(page, "value")).to_have_text(value_said(vector, at))
 
 
+def bars(page: Page) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3]: the bars as drawn."""
+    url = part(page, "bars").evaluate("(canvas) => canvas.toDataURL()")
+    return np.asarray(Image.open(io.BytesIO(b64decode(url.split(",")[1]))).convert("RGB"))
+
+
+def test_bars_are_drawn_anew_when_the_window_or_the_theme_changes(card: Page) -> None:
+    light = bars(card)
+    card.emulate_media(color_scheme="dark")
+    dark = bars(card)
+    assert (light == BLUE).all(axis=2).any()
+    assert not (light == LIGHT_BLUE).all(axis=2).any()
+    assert (dark == LIGHT_BLUE).all(axis=2).any()
+    card.set_viewport_size({"width": 390, "height": 800})
+    card.wait_for_function("() => document.querySelector('#embedding canvas').clientHeight > 200")  # two rows
+    assert bars(card).shape[0] > light.shape[0]
+
+
 def test_bars_are_as_long_as_their_values(card: Page, service: str) -> None:
     """Counted in the picture: the pixels of every bar's middle that have the colour of its sign."""
     vector = vector_of(service)
-    url = part(card, "bars").evaluate("(canvas) => canvas.toDataURL()")
-    drawn = np.asarray(Image.open(io.BytesIO(b64decode(url.split(",")[1]))).convert("RGB"))
+    drawn = bars(card)
     columns = ((np.arange(192) + 0.4) / 192 * drawn.shape[1]).astype(int)
-    blue, orange = (0x24, 0x56, 0xC7), (0xC2, 0x57, 0x1A)
-    for colour, sign in ((blue, 1), (orange, -1)):
+    for colour, sign in ((BLUE, 1), (ORANGE, -1)):
         counted = (drawn[:, columns] == colour).all(axis=2).sum(axis=0)
         wanted = np.clip(sign * vector, 0, None) / (vector.max() - vector.min()) * drawn.shape[0]
         assert np.abs(counted - wanted).max() <= 2

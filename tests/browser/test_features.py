@@ -32,6 +32,10 @@ from tests.conftest import write_run
 
 Array = NDArray[Any]
 
+_IS_NARROW = """() => {
+  const { width, clientWidth } = document.querySelector("#features canvas");
+  return width === clientWidth && width < 350;
+}"""
 BROKEN: FilePayload = {
     "name": "broken.jpg",
     "mimeType": "image/jpeg",
@@ -102,7 +106,8 @@ def centres(pixels: Array, grid: tuple[int, int] = (8, 8)) -> Array:
     rows, columns = (
         ((np.arange(count) + 0.5) / count * size).astype(int) for count, size in zip(grid, pixels.shape, strict=False)
     )
-    return pixels[rows][:, columns].reshape(-1, 3).astype(int)
+    found: Array = pixels[rows][:, columns].reshape(-1, 3).astype(int)
+    return found
 
 
 def shown_colours(page: Page, grid: tuple[int, int] = (8, 8)) -> Array:
@@ -158,7 +163,14 @@ def test_the_same_photo_has_the_same_colours_again(open_page: OpenPage) -> None:
         page = open_page()
         take_sample(page)
         seen.append(shown_colours(showing(page)))
-    np.testing.assert_array_equal(*seen)
+    np.testing.assert_array_equal(seen[0], seen[1])
+
+
+def test_the_map_is_drawn_anew_when_the_window_changes(card: Page) -> None:
+    before = shown_colours(card)
+    card.set_viewport_size({"width": 390, "height": 800})
+    card.wait_for_function(_IS_NARROW)
+    np.testing.assert_array_equal(shown_colours(card), before)
 
 
 def test_pointing_at_a_patch_shows_what_it_is_like(card: Page, service: str) -> None:
