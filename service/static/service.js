@@ -30,12 +30,12 @@ export class Service {
   }
 
   /**
-   * Send photos to a route. `params`: query parameters. `accept`: the form of the answer.
+   * Send photos to a route. `params`: query parameters. `accept`: the form of the answer. `headers`: further ones.
    * Returns { body, headers, timing }: body is an object for JSON, else an ArrayBuffer; timing maps stages to milliseconds.
    * Throws a ServiceError in words, or an AbortError.
    */
-  async ask(route, { photos, params = {}, accept = "application/json", signal }) {
-    const headers = { Accept: accept };
+  async ask(route, { photos, params = {}, accept = "application/json", headers: further = {}, signal }) {
+    const headers = { Accept: accept, ...further };
     if (this.key) headers["X-API-Key"] = this.key;
     let body;
     if (photos.length === 1) {

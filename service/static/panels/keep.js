@@ -1,7 +1,175 @@
-import { Panel } from "../panel.js";
+/** Embeddings from a part of the patches: which ones are seen, how alike the vector stays, and how much time it saves. */
+
+import { keptIds, numKept } from "../kept.js";
+import { Measurements } from "../measurements.js";
+import { Panel, colour, make } from "../panel.js";
+import { seen } from "../seen.js";
+import { curve } from "./curve.js";
+
+const MEASURED = [0.1, 0.25, 0.5, 0.75, 1];
+const ROUNDS = 4; // the first is not counted: engines make ready for a number of patches at its first call
+const FRACTIONS = { 0.25: "A quarter", 0.5: "Half", 0.75: "Three quarters", 1: "All" };
+const VEIL = 0.88; // how much of an unseen patch the card's colour covers
 
 export class Keep extends Panel {
-  get offered() {
-    return false;
+  #measurements = new WeakMap(); // photo -> Measurements
+  #measuring = null;
+  #picture = null;
+
+  constructor(section, page) {
+    super(section, page);
+    this.part("keep").addEventListener("input", () => { this.#showChosen(); this.refresh(); });
+    this.part("measure").addEventListener("click", () => (this.#measuring ? this.#measuring.abort() : this.#measure()));
+    const [height, width] = page.info.model.image_size;
+    this.part("picture").style.aspectRatio = `${width} / ${height}`;
+    new ResizeObserver(() => this.#drawPicture()).observe(this.part("picture"));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#drawPicture());
   }
+
+  get keep() {
+    return Number(this.part("keep").value) / 100;
+  }
+
+  get #known() {
+    const [photo] = this.photos();
+    if (!this.#measurements.has(photo)) this.#measurements.set(photo, new Measurements());
+    return this.#measurements.get(photo);
+  }
+
+  photosChanged() {
+    this.#measuring?.abort();
+    this.#picture = null;
+    super.photosChanged();
+    if (this.section.hidden) return;
+    this.part("picture-text").textContent = "";
+    this.#showChosen();
+  }
+
+  async work(photos, signal) {
+    const { keep } = this;
+    const known = this.#known;
+    const { body } = await this.ask("embed", { photos, params: { keep }, signal, python: { method: "embed", args: [["keep", keep]] } });
+    known.learn(keep, body.embeddings[0]);
+    if (!known.knows(1)) known.learn(1, (await this.page.service.ask("embed", { photos, params: { keep: 1 }, signal })).body.embeddings[0]);
+    // A photo that the browser cannot show is still embedded
+    this.#picture ??= await seen(this.page, photos[0], signal).catch((error) => { if (error.name === "AbortError") throw error; });
+    this.#showChosen();
+  }
+
+  /** All that depends on the slider, as far as it is known. */
+  #showChosen() {
+    const { keep } = this;
+    this.part("keep-text").textContent = percent(keep);
+    this.#drawPicture();
+    this.#showFigures();
+  }
+
+  /** Time a few values, in turns, so that a machine that gets busy meanwhile slows them all. */
+  async #measure() {
+    const photos = this.photos();
+    const known = this.#known;
+    const values = [...new Set([...MEASURED, this.keep])].sort((a, b) => a - b);
+    const { signal } = (this.#measuring = new AbortController());
+    known.forgetTimes();
+    this.showError("");
+    try {
+      for (let call = 0; call < ROUNDS * values.length; call++) {
+        this.part("measure").textContent = `Stop (${call} of ${ROUNDS * values.length})`;
+        const keep = values[call % values.length];
+        const ms = await this.#timeOnce(photos, known, keep, signal);
+        if (call >= values.length) known.time(keep, ms);
+        this.#showFigures();
+      }
+    } catch (error) {
+      if (error.name !== "AbortError") this.showError(error.message);
+    }
+    this.#measuring = null;
+    this.part("measure").textContent = "Measure again";
+  }
+
+  /** One call past the cache; returns the milliseconds in the model. */
+  async #timeOnce(photos, known, keep, signal) {
+    const headers = { "Cache-Control": "no-store" };
+    const { body, timing } = await this.page.service.ask("embed", { photos, params: { keep }, headers, signal });
+    if (!("infer" in timing)) throw new Error("The answers do not say how long the model took: something between the page and the service drops Server-Timing.");
+    known.learn(keep, body.embeddings[0]);
+    return timing.infer;
+  }
+
+  #showFigures() {
+    const { keep } = this;
+    const known = this.#known;
+    const timed = known.timed();
+    this.part("said").textContent = this.#said(keep, known);
+    this.part("charts").hidden = !timed.length;
+    if (!timed.length) return;
+    this.#drawCharts(keep, known, timed);
+    this.part("rows").replaceChildren(...timed.map((each) => this.#row(each, known)));
+  }
+
+  #said(keep, known) {
+    const { num_patches: all } = this.page.info.model;
+    const alike = known.alike(keep);
+    if (alike === undefined) return "";
+    const patches = `${FRACTIONS[keep] || percent(keep)} of the patches (${numKept(all, keep)} of ${all})`;
+    if (keep === 1) return `${patches}: the vector that all others are compared with.`;
+    const speed = known.speed(keep);
+    return `${patches}: ${alike.toFixed(3)} alike, ${speed === undefined ? "not timed yet" : inWords(speed)}.`;
+  }
+
+  #drawCharts(keep, known, timed) {
+    const alike = known.known().map((each) => ({ keep: each, value: known.alike(each) }));
+    const floor = Math.min(0.9, Math.floor(10 * Math.min(...alike.map(({ value }) => value))) / 10);
+    curve(this.part("alike-chart"), {
+      points: alike, range: [floor, 1], chosen: keep, words: (value) => value.toFixed(3),
+      ticks: [floor, (1 + floor) / 2, 1].map((value) => [value, value.toFixed(2)]), title: "Cosine with the vector of all patches",
+    });
+    const times = timed.map((each) => ({ keep: each, value: 1 / known.speed(each) })).filter(({ value }) => value > 0);
+    curve(this.part("time-chart"), {
+      points: times, range: [0, Math.max(1, ...times.map(({ value }) => value))], chosen: keep, words: percent,
+      ticks: [0, 0.5, 1].map((value) => [value, percent(value)]), title: "Time in the model against that of all patches",
+    });
+  }
+
+  #row(keep, known) {
+    const { num_patches: all } = this.page.info.model;
+    const [alike, speed] = [known.alike(keep), known.speed(keep)];
+    const cells = [numKept(all, keep), alike?.toFixed(3) ?? "", known.ms(keep).toFixed(2), speed === undefined ? "" : `${speed.toFixed(2)} ×`];
+    const row = make("tr", {}, make("th", { scope: "row", textContent: percent(keep) }), ...cells.map((textContent) => make("td", { textContent })));
+    row.classList.toggle("chosen", keep === this.keep);
+    return row;
+  }
+
+  /** The photo, with a veil over what the network does not see. */
+  #drawPicture() {
+    const canvas = this.part("picture");
+    if (!canvas.clientWidth) return;
+    const { grid: [rows, columns], num_patches: all } = this.page.info.model;
+    const width = (canvas.width = Math.round(canvas.clientWidth * devicePixelRatio));
+    const height = (canvas.height = Math.round(canvas.clientHeight * devicePixelRatio));
+    const pen = canvas.getContext("2d");
+    pen.imageSmoothingQuality = "high";
+    if (this.#picture) pen.drawImage(this.#picture, 0, 0, width, height);
+    const kept = new Set(keptIds(all, this.keep));
+    const edge = (index, count, size) => Math.round((index * size) / count);
+    pen.fillStyle = colour("--card");
+    for (let id = 0; id < all; id++) {
+      const [row, column] = [Math.floor(id / columns), id % columns];
+      const [left, top] = [edge(column, columns, width), edge(row, rows, height)];
+      pen.globalAlpha = kept.has(id) ? 0 : VEIL;
+      pen.fillRect(left, top, edge(column + 1, columns, width) - left, edge(row + 1, rows, height) - top);
+    }
+    const text = `Seen are ${kept.size} of ${all} patches, spread evenly and the same for every photo`;
+    canvas.setAttribute("aria-label", text);
+    this.part("picture-text").textContent = `${text}.`;
+  }
+}
+
+function inWords(speed) {
+  if (speed < 1.05) return "and no faster here";
+  return `${speed.toFixed(1)} times as fast here`;
+}
+
+function percent(share) {
+  return `${Math.round(100 * share)}\u00a0%`;
 }
