@@ -28,6 +28,7 @@ def describe(engine: Engine, settings: Settings) -> dict[str, Any]:
             "dim": model.dim,
             "depth": model.depth,
         },
+        "preprocess": {"resize": manifest.preprocess.resize, "crop": manifest.preprocess.crop},
         "pooling": manifest.pooling,
         "pixel_target": manifest.pixel_target,
         "operations": {

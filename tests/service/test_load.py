@@ -328,3 +328,4 @@ def test_info_tells_what_is_served(fake_bundle: Bundle) -> None:
     assert info["runtime"] == {"name": "fake", "device": "cpu", "precision": "fp32", "lanes": 2, "max_batch": 4}
     assert info["operations"] == {"embed": True, "reconstruct": True, "classify": True}
     assert info["model"]["image_size"] == [32, 32]
+    assert info["preprocess"] == {"resize": [36, 36], "crop": [32, 32]}
