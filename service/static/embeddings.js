@@ -9,6 +9,8 @@ export class Embeddings {
   #digest = null;
   #vectors = {}; // pooling -> WeakMap of photo -> vector
   #faults = new WeakMap(); // photo -> what is wrong with it, in words
+  /** Called with a photo that the service refuses, and why. */
+  onFault = () => {};
 
   /** `ask(photos, pooling, signal)`: POST /embed, as Panel.ask. `limits`: those of GET /info. */
   constructor(ask, limits) {
@@ -73,7 +75,10 @@ export class Embeddings {
   /** The photo that the error names, or the only one; else find it by halves. The rest of the batch is left to `gather`. */
   async #blame(error, batch, pooling, signal) {
     const index = batch.length === 1 ? 0 : error.index;
-    if (index !== null) return this.#faults.set(batch[index], error.message);
+    if (index !== null) {
+      this.#faults.set(batch[index], error.message);
+      return this.onFault(batch[index], error.message);
+    }
     const half = Math.ceil(batch.length / 2);
     await this.#embed(batch.slice(0, half), pooling, signal);
     await this.#embed(batch.slice(half), pooling, signal);

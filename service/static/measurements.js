@@ -45,6 +45,11 @@ export class Measurements {
     return this.ms(keep) === undefined || this.ms(1) === undefined ? undefined : this.ms(1) / this.ms(keep);
   }
 
+  /** How many times as long the longest call took as the shortest with the same patches: at worst, of all values. */
+  spread() {
+    return Math.max(1, ...[...this.#times.values()].map((times) => Math.max(...times) / Math.min(...times)));
+  }
+
   /** The values of `keep` that were timed, ascending. */
   timed() {
     return ascending(this.#times.keys());

@@ -17,7 +17,10 @@ export class Photos extends EventTarget {
   add(files) {
     if (!files.length) return;
     this.#chosen = this.#photos.length;
-    for (const file of files) this.#photos.push({ file, name: file.name || "photo", url: URL.createObjectURL(file) });
+    for (const file of files) {
+      const url = URL.createObjectURL(file);
+      this.#photos.push({ file, name: file.name || "photo", url, thumbnail: async () => url });
+    }
     this.#changed();
   }
 
@@ -32,6 +35,12 @@ export class Photos extends EventTarget {
     this.#photos.splice(index, 1);
     if (index < this.#chosen || this.#chosen === this.#photos.length) this.#chosen = Math.max(0, this.#chosen - 1);
     this.#changed();
+  }
+
+  /** The service cannot use this photo. */
+  blame(photo, fault) {
+    photo.fault = fault;
+    this.dispatchEvent(new Event("blame"));
   }
 
   #changed() {

@@ -15,12 +15,14 @@ export class Alike extends Panel {
   constructor(section, page) {
     super(section, page);
     this.embeddings = new Embeddings((photos, pooling, signal) => this.ask("embed", this.#call(photos, pooling, signal)), page.info.limits);
-    this.matrix = new Matrix(this.part("matrix"));
+    this.embeddings.onFault = (photo, fault) => page.photos.blame(photo, fault);
+    this.matrix = new Matrix(this.part("matrix"), this.part("full"));
     this.matrix.addEventListener("pair", ({ detail }) => this.#showPair(detail));
     this.matrix.addEventListener("choose", ({ detail }) => this.page.photos.choose(this.#drawn.photos[detail.index]));
     this.part("pooling").value = page.info.pooling;
     this.part("pooling").addEventListener("change", () => this.refresh());
-    this.part("samples").append(...SAMPLES.map(([name, title]) => this.#sample(name, title)));
+    this.samples = new Map(SAMPLES.map(([name, title]) => [name, this.#sample(name, title)]));
+    this.part("samples").append(...this.samples.values());
   }
 
   photos() {
@@ -44,13 +46,16 @@ export class Alike extends Panel {
     const known = photos.filter((photo) => this.embeddings.vector(photo, pooling));
     const faulty = photos.filter((photo) => photos.length > 1 && this.embeddings.fault(photo));
     this.part("left-out").replaceChildren(...faulty.map((photo) => make("li", { textContent: `${photo.name} is left out. ${this.embeddings.fault(photo)}` })));
+    const invited = this.part("invitation").contains(document.activeElement);
     this.part("full").hidden = known.length < 2;
     this.part("invitation").hidden = known.length > 1;
+    for (const [name, button] of this.samples) button.hidden = photos.some((photo) => photo.name === name);
     if (known.length < 2) return;
     const drawn = this.#drawn;
     const same = pooling === drawn.pooling && known.length === drawn.photos.length && known.every((photo, i) => photo === drawn.photos[i]);
     if (!same) this.#draw(known, pooling);
     this.#showChosen(known.indexOf(this.page.photos.chosen));
+    if (invited) this.matrix.focus();
     // More than one request takes: the first of them
     this.showCalls({ route: "embed", ...this.#call(this.embeddings.batches(known)[0], pooling) });
   }
@@ -118,7 +123,7 @@ export class Alike extends Panel {
     if (value >= SAME) return "the same to the network";
     if (this.#drawn.pairs.length === 1) return "";
     const share = this.#share(value);
-    return share >= 0.8 ? "very alike" : share >= 0.5 ? "alike" : share >= 0.2 ? "less alike" : "least alike here";
+    return share >= 0.8 ? "very alike" : share >= 0.5 ? "alike" : share >= 0.2 ? "less alike" : "far apart";
   }
 
   /** The others in the order of their cosine with the photo that is looked at; -1 if it is left out. */

@@ -51,7 +51,7 @@ export class Classify extends Panel {
 function about({ num_classes, provenance: { dataset, metrics } }) {
   const metric = METRICS.find((name) => name in metrics);
   const right = metric
-    ? ` On photos of that kind which it had not seen, its first guess was right in ${(100 * metrics[metric]).toFixed(0)} of 100.`
+    ? ` On photos of that kind which it had not seen, its first guess was right in ${(100 * metrics[metric]).toFixed(0)} of 100 cases.`
     : "";
   return `A classifier on top of the network, trained on ${dataset}, knows ${num_classes} classes and nothing else: whatever ` +
     `a photo shows, it names one of these.${right}`;

@@ -1,5 +1,6 @@
 /** Embeddings from a part of the patches: which ones are seen, how alike the vector stays, and how much time it saves. */
 
+import { blank, whenLooksChange } from "../canvas.js";
 import { keptIds, numKept } from "../kept.js";
 import { Measurements } from "../measurements.js";
 import { Panel, colour, make } from "../panel.js";
@@ -9,6 +10,7 @@ import { curve } from "./curve.js";
 const MEASURED = [0.1, 0.25, 0.5, 0.75, 1];
 const ROUNDS = 4; // the first is not counted: engines make ready for a number of patches at its first call
 const FRACTIONS = { 0.25: "A quarter", 0.5: "Half", 0.75: "Three quarters", 1: "All" };
+const STEADY = 2; // calls that differ by more than this are hardly a measurement
 const VEIL = 0.88; // how much of an unseen patch the card's colour covers
 
 export class Keep extends Panel {
@@ -22,8 +24,7 @@ export class Keep extends Panel {
     this.part("measure").addEventListener("click", () => (this.#measuring ? this.#measuring.abort() : this.#measure()));
     const [height, width] = page.info.model.image_size;
     this.part("picture").style.aspectRatio = `${width} / ${height}`;
-    new ResizeObserver(() => this.#drawPicture()).observe(this.part("picture"));
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#drawPicture());
+    whenLooksChange(this.part("picture"), () => this.#drawPicture());
   }
 
   get keep() {
@@ -51,8 +52,8 @@ export class Keep extends Panel {
     const { body } = await this.ask("embed", { photos, params: { keep }, signal, python: { method: "embed", args: [["keep", keep]] } });
     known.learn(keep, body.embeddings[0]);
     if (!known.knows(1)) known.learn(1, (await this.page.service.ask("embed", { photos, params: { keep: 1 }, signal })).body.embeddings[0]);
-    // A photo that the browser cannot show is still embedded
-    this.#picture ??= await seen(this.page, photos[0], signal).catch((error) => { if (error.name === "AbortError") throw error; });
+    this.#picture ??= await seen(this.page, photos[0], signal);
+    signal.throwIfAborted();
     this.#showChosen();
   }
 
@@ -104,6 +105,9 @@ export class Keep extends Panel {
     this.part("charts").hidden = !timed.length;
     if (!timed.length) return;
     this.#drawCharts(keep, known, timed);
+    const spread = known.spread();
+    this.part("unsteady").hidden = spread <= STEADY;
+    this.part("unsteady").textContent = `The machine is busy with other things: equal calls differed by a factor of ${spread.toFixed(1)}. Measure again when it is calm.`;
     this.part("rows").replaceChildren(...timed.map((each) => this.#row(each, known)));
   }
 
@@ -145,9 +149,7 @@ export class Keep extends Panel {
     const canvas = this.part("picture");
     if (!canvas.clientWidth) return;
     const { grid: [rows, columns], num_patches: all } = this.page.info.model;
-    const width = (canvas.width = Math.round(canvas.clientWidth * devicePixelRatio));
-    const height = (canvas.height = Math.round(canvas.clientHeight * devicePixelRatio));
-    const pen = canvas.getContext("2d");
+    const { pen, width, height } = blank(canvas);
     pen.imageSmoothingQuality = "high";
     if (this.#picture) pen.drawImage(this.#picture, 0, 0, width, height);
     const kept = new Set(keptIds(all, this.keep));

@@ -1,5 +1,6 @@
 /** A square of cells, one for each two photos, coloured by their cosine: to be looked through by mouse, touch or keys. */
 
+import { whenLooksChange } from "../canvas.js";
 import { colour, make } from "../panel.js";
 import { Shades } from "../shades.js";
 
@@ -10,9 +11,10 @@ const SIZES = { most: 72, least: 16, leastOnPhone: 40, numbers: 38 }; // of a ce
 export class Matrix extends EventTarget {
   #cells = new Map(); // "row,column" -> td, or the button of a photo at the edge
 
-  constructor(container) {
+  /** `container`: to put the table into. `card`: whose width there is to use. */
+  constructor(container, card) {
     super();
-    this.container = container;
+    Object.assign(this, { container, card });
     this.table = make("table");
     this.table.setAttribute("role", "grid");
     this.table.setAttribute("aria-label", "How alike each two photos are. Arrow keys move from cell to cell.");
@@ -21,8 +23,7 @@ export class Matrix extends EventTarget {
     this.table.addEventListener("click", (event) => this.#click(event.target));
     this.table.addEventListener("keydown", (event) => this.#key(event));
     container.append(this.table);
-    new ResizeObserver(() => this.#fit()).observe(container.parentElement);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#shade());
+    whenLooksChange(this.card, () => { this.#fit(); this.#shade(); });
   }
 
   /** `values`: the photos' cosines as rows. `share(value)`: where it lies on the scale, 0 to 1. */
@@ -37,7 +38,7 @@ export class Matrix extends EventTarget {
     this.#shade();
     const last = photos.length - 1;
     this.#stop(focused ? { row: Math.min(focused.row, last), column: Math.min(focused.column, last) } : { row: 0, column: 1 });
-    if (focused) this.#current.focus();
+    if (focused) this.focus();
   }
 
   /** Mark the photo that is looked at; -1 if it is none of these. */
@@ -52,6 +53,10 @@ export class Matrix extends EventTarget {
   point(row, column) {
     this.table.querySelector(".at")?.classList.remove("at");
     this.#at(row, column)?.classList.add("at");
+  }
+
+  focus() {
+    this.#current.focus({ preventScroll: true });
   }
 
   get #current() {
@@ -94,7 +99,7 @@ export class Matrix extends EventTarget {
   /** Cells as large as there is room for: all of them in three fifths of a wide card, else as small as can be used. */
   #fit() {
     if (!this.photos) return;
-    const width = this.container.parentElement.parentElement.clientWidth;
+    const width = this.card.clientWidth;
     const [room, least] = width < 640 ? [width, SIZES.leastOnPhone] : [0.6 * width, SIZES.least];
     const size = Math.max(least, Math.min(SIZES.most, Math.floor(room / (this.photos.length + 1)) - 2));
     this.table.style.setProperty("--cell", `${size}px`);
@@ -147,5 +152,7 @@ export class Matrix extends EventTarget {
 
 /** A photo as a small picture; a grey field with its name where the browser cannot show it. */
 export function thumbnail(photo) {
-  return make("img", { src: photo.url, alt: photo.name, className: "thumbnail", decoding: "async" });
+  const image = make("img", { alt: photo.name, className: "thumbnail" });
+  photo.thumbnail().then((url) => { if (url) image.src = url; });
+  return image;
 }
