@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import FilePayload, Locator, Page, expect
 
 from tests.browser.conftest import (
     SAMPLES,
@@ -24,11 +24,7 @@ from tests.browser.conftest import (
 )
 from tests.service.helpers import photo
 
-TITLES = ("A cat", "The same cat, closer", "A cup of coffee", "An astronaut", "A rocket", "Galaxies")
-FILES = [
-    SAMPLES / name
-    for name in ("cat.jpg", "cat-closer.jpg", "coffee.jpg", "astronaut.jpg", "rocket.jpg", "galaxies.jpg")
-]
+FILES = [SAMPLES / f"{name}.jpg" for name in ("cat", "cat-closer", "coffee", "astronaut", "rocket", "galaxies")]
 ROUNDING = 0.00051  # of three digits
 
 
@@ -48,9 +44,10 @@ def cell(page: Page, row: int, column: int) -> Locator:
 def give(page: Page, files: Sequence[Path | tuple[str, bytes]]) -> None:
     """Choose files of these paths, or of these names and contents."""
     named = [(file.name, file.read_bytes()) if isinstance(file, Path) else file for file in files]
-    page.locator("#intake input[type=file]").first.set_input_files(
-        [{"name": name, "mimeType": f"image/{name.split('.')[-1]}", "buffer": content} for name, content in named]
-    )
+    payloads: list[FilePayload] = [
+        {"name": name, "mimeType": f"image/{name.split('.')[-1]}", "buffer": content} for name, content in named
+    ]
+    page.locator("#intake input[type=file]").first.set_input_files(payloads)
 
 
 def requests(page: Page) -> list[str]:
@@ -63,6 +60,13 @@ def requests(page: Page) -> list[str]:
 def see(page: Page) -> None:
     """Bring the card on the screen: it waits until then."""
     card(page).scroll_into_view_if_needed()
+
+
+def corner(element: Locator) -> tuple[float, float]:
+    """Its left and its top, in pixels."""
+    box = element.bounding_box()
+    assert box is not None
+    return box["x"], box["y"]
 
 
 def cosines(service: str, files: Sequence[Path], pooling: str = "mean") -> NDArray[np.float64]:
@@ -259,12 +263,8 @@ def test_sixty_four_photos_scroll_inside_the_card(open_page: OpenPage) -> None:
     expect(card(page).locator("tbody tr")).to_have_count(64)
     assert not overflows(page)
     cell(page, 63, 63).scroll_into_view_if_needed()
-    container, corner = part(page, "matrix").bounding_box(), cell(page, -1, 63).bounding_box()
-    assert container is not None and corner is not None
-    assert corner["y"] == pytest.approx(container["y"], abs=3)  # the pictures at the edge stay
-    last = cell(page, 63, -1).bounding_box()
-    assert last is not None
-    assert last["x"] == pytest.approx(container["x"], abs=3)
+    assert corner(cell(page, -1, 63))[1] == pytest.approx(corner(part(page, "matrix"))[1], abs=3)  # both edges stay
+    assert corner(cell(page, 63, -1))[0] == pytest.approx(corner(part(page, "matrix"))[0], abs=3)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -305,8 +305,8 @@ def test_vectors_against_numpy(page: Page) -> None:
     np.fill_diagonal(expected, 1)
     np.testing.assert_allclose(got["matrix"], expected, atol=1e-12)
     values = [pair["value"] for pair in got["pairs"]]
-    assert len(values) == 21 and values == sorted(values, reverse=True)
+    assert len(values) == 21
+    assert values == sorted(values, reverse=True)
     assert all(pair["value"] == got["matrix"][pair["row"]][pair["column"]] for pair in got["pairs"])
-    assert [each["index"] for each in got["neighbours"]] == [
-        i for i in np.argsort(-expected[2], kind="stable") if i != 2
-    ]
+    order = [int(index) for index in np.argsort(-expected[2], kind="stable") if index != 2]
+    assert [each["index"] for each in got["neighbours"]] == order

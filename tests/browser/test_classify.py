@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import FilePayload, Locator, Page, expect
 
 from tests.browser.bundles import without_classifier
 from tests.browser.conftest import (
@@ -48,6 +48,12 @@ def cat(page: Page) -> Page:
     return page
 
 
+def width(element: Locator) -> float:
+    box = element.bounding_box()
+    assert box is not None
+    return box["width"]
+
+
 def shows(page: Page, expected: list[dict[str, Any]], num_classes: int = 200) -> None:
     """Whether the card shows these guesses, and what is left for all others."""
     rows = part(page, "labels").locator("li")
@@ -58,9 +64,7 @@ def shows(page: Page, expected: list[dict[str, Any]], num_classes: int = 200) ->
     for row, name, percent in zip(rows.all(), names, percents, strict=True):
         expect(row.locator("span")).to_have_text(name)
         assert float(row.locator("b").inner_text().removesuffix("%")) == pytest.approx(percent, abs=0.051)
-        track, bar = row.locator(".track").bounding_box(), row.locator("i").bounding_box()
-        assert track is not None and bar is not None
-        assert 100 * bar["width"] / track["width"] == pytest.approx(percent, abs=1)
+        assert 100 * width(row.locator("i")) / width(row.locator(".track")) == pytest.approx(percent, abs=1)
 
 
 def test_guesses_are_the_services(cat: Page, service: str) -> None:
@@ -91,8 +95,12 @@ def test_it_tells_what_the_classifier_knows(cat: Page, service: str) -> None:
 
 def test_a_damaged_photo_is_told_in_words(page: Page, complaints: Complaints) -> None:
     complaints.expected.append("400")
-    broken = {"name": "cat.jpg", "mimeType": "image/jpeg", "buffer": (SAMPLES / "cat.jpg").read_bytes()[:300]}
-    page.locator("#intake input[type=file]").first.set_input_files([broken])  # type: ignore[list-item]
+    broken: FilePayload = {
+        "name": "cat.jpg",
+        "mimeType": "image/jpeg",
+        "buffer": (SAMPLES / "cat.jpg").read_bytes()[:300],
+    }
+    page.locator("#intake input[type=file]").first.set_input_files([broken])
     card(page).scroll_into_view_if_needed()
     expect(card(page).get_by_role("alert")).to_contain_text("damaged")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Locator, Page, Request, expect
+from playwright.sync_api import FilePayload, Locator, Page, Request, expect
 
 from bundle.masking import keep_ids
 from tests.browser.bundles import without_decoder
@@ -106,13 +106,12 @@ def patch_colours(page: Page) -> NDArray[np.float64]:
 def original_colours(service: str) -> NDArray[np.float64]:
     """[8, 8, 3]: the mean colour of each patch of the photo as the network gets it."""
     answer = httpx.post(f"{service}reconstruct", content=CAT.read_bytes(), trust_env=False).raise_for_status()
-    return pixels(answer.json()["images"]["original"]).reshape(8, 8, 8, 8, 3).mean((1, 3))
+    colours: NDArray[np.float64] = pixels(answer.json()["images"]["original"]).reshape(8, 8, 8, 8, 3).mean((1, 3))
+    return colours
 
 
 def test_what_is_not_seen_is_veiled(cat: Page, service: str) -> None:
-    expect(part(cat, "picture")).to_have_attribute(
-        "aria-label", "Seen are 32 of 64 patches, spread evenly and the same for every photo"
-    )
+    expect(part(cat, "picture")).to_have_attribute("aria-label", re.compile("Seen are 32 of 64 patches"))
     original = original_colours(service)
     white = np.full(3, 255.0)  # the card, in the light theme
     expected = 0.12 * original + 0.88 * white
@@ -165,9 +164,8 @@ class Timed:
 def figures(page: Page) -> dict[float, list[str]]:
     """keep -> its row of the table: patches, cosine, milliseconds, speed."""
     rows = part(page, "rows").locator("tr").all()
-    return {
-        float(row.locator("th").inner_text().rstrip("%")) / 100: row.locator("td").all_inner_texts() for row in rows
-    }
+    keeps = [float(row.locator("th").inner_text().rstrip("%")) / 100 for row in rows]
+    return {keep: row.locator("td").all_inner_texts() for keep, row in zip(keeps, rows, strict=True)}
 
 
 def test_measuring_shows_medians_one_call_after_the_other(cat: Page, service: str) -> None:
@@ -178,9 +176,8 @@ def test_measuring_shows_medians_one_call_after_the_other(cat: Page, service: st
     part(cat, "measure").press("Enter")
     expect(part(cat, "measure")).to_have_text("Measure again", timeout=60_000)
     assert timed.most_at_once == 1
-    assert {each: len(times) for each, times in timed.infer.items()} == dict.fromkeys(
-        (0.1, 0.25, 0.5, keep, 0.75, 1), 4
-    )
+    assert sorted(timed.infer) == sorted([0.1, 0.25, 0.5, keep, 0.75, 1])
+    assert {len(times) for times in timed.infer.values()} == {4}  # the first is not counted
     medians = {each: statistics.median(times[1:]) for each, times in timed.infer.items()}
     rows = figures(cat)
     assert sorted(rows) == sorted(medians)
@@ -188,14 +185,12 @@ def test_measuring_shows_medians_one_call_after_the_other(cat: Page, service: st
         assert int(patches) == len(keep_ids(64, each))
         assert float(cosine) == pytest.approx(alike(service, each), abs=0.002)
         assert float(ms) == pytest.approx(medians[each], abs=0.0051)
-        assert float(speed.rstrip("×")) == pytest.approx(medians[1] / medians[each], rel=0.01, abs=0.0051)
+        assert float(speed[:-1]) == pytest.approx(medians[1] / medians[each], rel=0.01, abs=0.0051)
     faster = medians[1] / medians[keep]
     said = f"{faster:.1f} times as fast here" if faster >= 1.05 else "no faster here"
     expect(part(cat, "said")).to_contain_text(said)
-    expect(part(cat, "alike-chart")).to_have_attribute(
-        "aria-label",
-        f"Cosine with the vector of all patches: {', '.join(f'{row[1]} at {100 * each:.0f} % seen' for each, row in sorted(rows.items()))}",
-    )
+    points = ", ".join(f"{row[1]} at {100 * each:.0f} % seen" for each, row in sorted(rows.items()))
+    expect(part(cat, "alike-chart")).to_have_attribute("aria-label", f"Cosine with the vector of all patches: {points}")
 
 
 def test_the_chosen_value_is_marked(measured: Page) -> None:
@@ -217,6 +212,7 @@ def test_measuring_can_be_stopped(cat: Page) -> None:
 def test_another_photo_begins_anew(measured: Page) -> None:
     said = part(measured, "said").inner_text()
     take_sample(measured, "Galaxies")
+    card(measured).scroll_into_view_if_needed()
     expect(part(measured, "charts")).to_be_hidden()
     expect(part(measured, "said")).to_contain_text("not timed yet")
     assert part(measured, "said").inner_text() != said
@@ -244,7 +240,7 @@ def test_without_a_decoder_and_then_without_a_service(
 
 def test_a_damaged_photo_is_told_in_words(page: Page, complaints: Complaints) -> None:
     complaints.expected.append("400")
-    broken: Any = {"name": "cat.jpg", "mimeType": "image/jpeg", "buffer": CAT.read_bytes()[:300]}
+    broken: FilePayload = {"name": "cat.jpg", "mimeType": "image/jpeg", "buffer": CAT.read_bytes()[:300]}
     page.locator("#intake input[type=file]").first.set_input_files([broken])
     card(page).scroll_into_view_if_needed()
     expect(card(page).get_by_role("alert")).to_contain_text("damaged")
