@@ -155,6 +155,15 @@ def test_a_cell_pointed_at_shows_both_photos(six: Page, service: str) -> None:
     expect(part(six, "pair-text")).to_contain_text(f"{place}th most alike of 15 pairs")
 
 
+def test_a_cell_tapped_shows_both_photos(open_page: OpenPage, service: str) -> None:
+    page = open_page(width=390, touch=True)
+    give(page, FILES[:3])
+    see(page)
+    cell(page, 2, 0).tap()
+    expect(part(page, "pair-value")).to_have_text(f"{cosines(service, FILES[:3])[2, 0]:.3f}")
+    expect(part(page, "pair-text")).to_contain_text("coffee.jpg and cat.jpg")
+
+
 def test_keys_go_through_the_cells(six: Page) -> None:
     cell(six, 0, 1).focus()
     for key, row, column in [

@@ -14,7 +14,8 @@ export class Alike extends Panel {
 
   constructor(section, page) {
     super(section, page);
-    this.embeddings = new Embeddings((photos, pooling, signal) => this.ask("embed", this.#call(photos, pooling, signal)), page.info.limits);
+    const ask = (photos, pooling, signal) => this.ask("embed", this.#call(photos, pooling, signal));
+    this.embeddings = new Embeddings(ask, page.info.limits);
     this.embeddings.onFault = (photo, fault) => page.photos.blame(photo, fault);
     this.matrix = new Matrix(this.part("matrix"), this.part("full"));
     this.matrix.addEventListener("pair", ({ detail }) => this.#showPair(detail));
@@ -44,20 +45,28 @@ export class Alike extends Panel {
 
   #show(photos, pooling) {
     const known = photos.filter((photo) => this.embeddings.vector(photo, pooling));
-    const faulty = photos.filter((photo) => photos.length > 1 && this.embeddings.fault(photo));
-    this.part("left-out").replaceChildren(...faulty.map((photo) => make("li", { textContent: `${photo.name} is left out. ${this.embeddings.fault(photo)}` })));
+    this.#showLeftOut(photos);
     const invited = this.part("invitation").contains(document.activeElement);
     this.part("full").hidden = known.length < 2;
     this.part("invitation").hidden = known.length > 1;
     for (const [name, button] of this.samples) button.hidden = photos.some((photo) => photo.name === name);
     if (known.length < 2) return;
-    const drawn = this.#drawn;
-    const same = pooling === drawn.pooling && known.length === drawn.photos.length && known.every((photo, i) => photo === drawn.photos[i]);
-    if (!same) this.#draw(known, pooling);
+    if (!this.#isDrawn(known, pooling)) this.#draw(known, pooling);
     this.#showChosen(known.indexOf(this.page.photos.chosen));
     if (invited) this.matrix.focus();
     // More than one request takes: the first of them
     this.showCalls({ route: "embed", ...this.#call(this.embeddings.batches(known)[0], pooling) });
+  }
+
+  #showLeftOut(photos) {
+    const fault = (photo) => this.embeddings.fault(photo);
+    const items = photos.filter(fault).map((photo) => make("li", { textContent: `${photo.name} is left out. ${fault(photo)}` }));
+    this.part("left-out").replaceChildren(...items);
+  }
+
+  #isDrawn(photos, pooling) {
+    const drawn = this.#drawn;
+    return pooling === drawn.pooling && photos.length === drawn.photos.length && photos.every((photo, i) => photo === drawn.photos[i]);
   }
 
   #draw(photos, pooling) {
@@ -85,7 +94,8 @@ export class Alike extends Panel {
     const alone = this.#drawn.pairs.length === 1;
     this.part("legend").hidden = alone;
     this.part("range").textContent = alone
-      ? "One cosine alone says little, since all photos have something in common for a network. Add a third photo: which pair has the higher cosine is what counts."
+      ? "One cosine alone says little, since all photos have something in common for a network. Add a third photo: which pair has " +
+        "the higher cosine is what counts."
       : `Here the cosines lie between ${least.toFixed(3)} and ${most.toFixed(3)}. All photos have something in common for a network, so ` +
         "judge a cosine by the others: colours and words run from the least to the most alike pair here, in even steps of the angle between the vectors.";
   }
@@ -146,7 +156,8 @@ export class Alike extends Panel {
   }
 
   #sample(name, title) {
-    const button = make("button", { type: "button", title: `Add: ${title}` }, make("img", { src: sampleUrl(name), alt: `Add: ${title}`, loading: "lazy", className: "thumbnail" }));
+    const picture = make("img", { src: sampleUrl(name), alt: `Add: ${title}`, loading: "lazy", className: "thumbnail" });
+    const button = make("button", { type: "button", title: `Add: ${title}` }, picture);
     button.addEventListener("click", async () => this.page.photos.add([await sampleFile(name)]));
     return button;
   }

@@ -11,11 +11,13 @@ const MEASURED = [0.1, 0.25, 0.5, 0.75, 1];
 const ROUNDS = 4; // the first is not counted: engines make ready for a number of patches at its first call
 const FRACTIONS = { 0.25: "A quarter", 0.5: "Half", 0.75: "Three quarters", 1: "All" };
 const STEADY = 2; // calls that differ by more than this are hardly a measurement
+const UNTIMED = "The answers do not say how long the model took: something between the page and the service drops Server-Timing.";
 const VEIL = 0.88; // how much of an unseen patch the card's colour covers
 
 export class Keep extends Panel {
   #measurements = new WeakMap(); // photo -> Measurements
-  #measuring = null;
+  #measuring = null; // AbortController
+  #progress = "";
   #picture = null;
 
   constructor(section, page) {
@@ -49,11 +51,16 @@ export class Keep extends Panel {
   async work(photos, signal) {
     const { keep } = this;
     const known = this.#known;
-    const { body } = await this.ask("embed", { photos, params: { keep }, signal, python: { method: "embed", args: [["keep", keep]] } });
-    known.learn(keep, body.embeddings[0]);
-    if (!known.knows(1)) known.learn(1, (await this.page.service.ask("embed", { photos, params: { keep: 1 }, signal })).body.embeddings[0]);
-    this.#picture ??= await seen(this.page, photos[0], signal);
+    const python = { method: "embed", args: [["keep", keep]] };
+    const part = await this.ask("embed", { photos, params: { keep }, signal, python });
+    known.learn(keep, part.body.embeddings[0]);
+    if (!known.knows(1)) {
+      const whole = await this.page.service.ask("embed", { photos, params: { keep: 1 }, signal });
+      known.learn(1, whole.body.embeddings[0]);
+    }
+    const picture = this.#picture ?? (await seen(this.page, photos[0], signal));
     signal.throwIfAborted();
+    this.#picture = picture;
     this.#showChosen();
   }
 
@@ -75,39 +82,43 @@ export class Keep extends Panel {
     this.showError("");
     try {
       for (let call = 0; call < ROUNDS * values.length; call++) {
-        this.part("measure").textContent = `Stop (${call} of ${ROUNDS * values.length})`;
+        this.#progress = `${call} of ${ROUNDS * values.length}`;
+        this.#showFigures();
         const keep = values[call % values.length];
         const ms = await this.#timeOnce(photos, known, keep, signal);
         if (call >= values.length) known.time(keep, ms);
-        this.#showFigures();
       }
     } catch (error) {
       if (error.name !== "AbortError") this.showError(error.message);
     }
     this.#measuring = null;
-    this.part("measure").textContent = "Measure again";
+    this.#showFigures();
   }
 
   /** One call past the cache; returns the milliseconds in the model. */
   async #timeOnce(photos, known, keep, signal) {
     const headers = { "Cache-Control": "no-store" };
     const { body, timing } = await this.page.service.ask("embed", { photos, params: { keep }, headers, signal });
-    if (!("infer" in timing)) throw new Error("The answers do not say how long the model took: something between the page and the service drops Server-Timing.");
+    if (!("infer" in timing)) throw new Error(UNTIMED);
     known.learn(keep, body.embeddings[0]);
     return timing.infer;
   }
 
   #showFigures() {
+    if (this.section.hidden) return; // the photo went while its times were taken
     const { keep } = this;
     const known = this.#known;
     const timed = known.timed();
     this.part("said").textContent = this.#said(keep, known);
+    const measure = timed.length ? "Measure again" : "Measure alikeness and time";
+    this.part("measure").textContent = this.#measuring ? `Stop (${this.#progress})` : measure;
     this.part("charts").hidden = !timed.length;
     if (!timed.length) return;
     this.#drawCharts(keep, known, timed);
     const spread = known.spread();
     this.part("unsteady").hidden = spread <= STEADY;
-    this.part("unsteady").textContent = `The machine is busy with other things: equal calls differed by a factor of ${spread.toFixed(1)}. Measure again when it is calm.`;
+    this.part("unsteady").textContent =
+      `The machine is busy with other things: equal calls differed by a factor of ${spread.toFixed(1)}. Measure again when it is calm.`;
     this.part("rows").replaceChildren(...timed.map((each) => this.#row(each, known)));
   }
 
@@ -139,7 +150,8 @@ export class Keep extends Panel {
     const { num_patches: all } = this.page.info.model;
     const [alike, speed] = [known.alike(keep), known.speed(keep)];
     const cells = [numKept(all, keep), alike?.toFixed(3) ?? "", known.ms(keep).toFixed(2), speed === undefined ? "" : `${speed.toFixed(2)} ×`];
-    const row = make("tr", {}, make("th", { scope: "row", textContent: percent(keep) }), ...cells.map((textContent) => make("td", { textContent })));
+    const head = make("th", { scope: "row", textContent: percent(keep) });
+    const row = make("tr", {}, head, ...cells.map((textContent) => make("td", { textContent })));
     row.classList.toggle("chosen", keep === this.keep);
     return row;
   }

@@ -32,7 +32,8 @@ export class Matrix extends EventTarget {
     Object.assign(this, { photos, values, share });
     this.#cells.clear();
     const heads = photos.map((photo, column) => this.#head(photo, EDGE, column));
-    const rows = photos.map((photo, row) => make("tr", {}, this.#head(photo, row, EDGE), ...photos.map((_, column) => this.#cell(row, column))));
+    const cells = (row) => photos.map((_, column) => this.#cell(row, column));
+    const rows = photos.map((photo, row) => make("tr", {}, this.#head(photo, row, EDGE), ...cells(row)));
     this.table.replaceChildren(make("thead", {}, make("tr", {}, make("td"), ...heads)), make("tbody", {}, ...rows));
     this.#fit();
     this.#shade();
