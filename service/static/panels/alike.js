@@ -66,7 +66,8 @@ export class Alike extends Panel {
 
   #isDrawn(photos, pooling) {
     const drawn = this.#drawn;
-    return pooling === drawn.pooling && photos.length === drawn.photos.length && photos.every((photo, i) => photo === drawn.photos[i]);
+    const same = photos.length === drawn.photos.length && photos.every((photo, i) => photo === drawn.photos[i]);
+    return same && pooling === drawn.pooling;
   }
 
   #draw(photos, pooling) {

@@ -65,7 +65,8 @@ function verdict({ label, probability }) {
 function row(label, probability, className = "") {
   const bar = make("i");
   bar.style.width = `${100 * probability}%`;
-  return make("li", { className }, make("span", { textContent: label }), make("div", { className: "track" }, bar), make("b", { textContent: percent(probability) }));
+  const [name, value] = [make("span", { textContent: label }), make("b", { textContent: percent(probability) })];
+  return make("li", { className }, name, make("div", { className: "track" }, bar), value);
 }
 
 function percent(share) {

@@ -13,7 +13,8 @@ export function curve(svg, { points, range: [low, high], ticks, chosen, title, w
   const x = (keep) => FRAME.left + keep * (WIDTH - FRAME.left - FRAME.right);
   const y = (value) => HEIGHT - FRAME.bottom - ((value - low) / (high - low)) * (HEIGHT - FRAME.top - FRAME.bottom);
   svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
-  svg.setAttribute("aria-label", `${title}: ${points.map(({ keep, value }) => `${words(value)} at ${Math.round(100 * keep)} % seen`).join(", ")}`);
+  const said = points.map(({ keep, value }) => `${words(value)} at ${Math.round(100 * keep)} % seen`);
+  svg.setAttribute("aria-label", `${title}: ${said.join(", ")}`);
   svg.replaceChildren(
     ...ticks.flatMap(([value, text]) => [
       shape("line", { class: "rule", x1: x(0), x2: x(1), y1: y(value), y2: y(value) }),
@@ -23,8 +24,12 @@ export function curve(svg, { points, range: [low, high], ticks, chosen, title, w
     word("% of the patches seen", { class: "middle", x: x(0.5), y: HEIGHT - 4 }),
     shape("line", { class: "chosen", x1: x(chosen), x2: x(chosen), y1: FRAME.top, y2: HEIGHT - FRAME.bottom }),
     shape("polyline", { class: "curve", points: points.map(({ keep, value }) => `${x(keep)},${y(value)}`).join(" ") }),
-    ...points.map(({ keep, value }) => shape("circle", { class: keep === chosen ? "dot chosen" : "dot", cx: x(keep), cy: y(value), r: keep === chosen ? 6 : 3.5 })),
+    ...points.map(({ keep, value }) => dot(x(keep), y(value), keep === chosen)),
   );
+}
+
+function dot(cx, cy, chosen) {
+  return shape("circle", chosen ? { class: "dot chosen", cx, cy, r: 6 } : { class: "dot", cx, cy, r: 3.5 });
 }
 
 function shape(name, attributes) {

@@ -10,6 +10,7 @@ const SIZES = { most: 72, least: 16, leastOnPhone: 40, numbers: 38 }; // of a ce
 /** Dispatches "pair" with { row, column } when a cell is pointed at or focused, and "choose" with { index } for a photo. */
 export class Matrix extends EventTarget {
   #cells = new Map(); // "row,column" -> td, or the button of a photo at the edge
+  #shaded = ""; // the colours at the scale's ends, as the cells have them
 
   /** `container`: to put the table into. `card`: whose width there is to use. */
   constructor(container, card) {
@@ -19,7 +20,7 @@ export class Matrix extends EventTarget {
     this.table.setAttribute("role", "grid");
     this.table.setAttribute("aria-label", "How alike each two photos are. Arrow keys move from cell to cell.");
     this.table.addEventListener("pointerover", (event) => this.#tell(event.target));
-    this.table.addEventListener("focusin", (event) => { this.#stop(this.#place(event.target)); this.#tell(event.target); });
+    this.table.addEventListener("focusin", (event) => this.#tell(event.target));
     this.table.addEventListener("click", (event) => this.#click(event.target));
     this.table.addEventListener("keydown", (event) => this.#key(event));
     container.append(this.table);
@@ -30,6 +31,7 @@ export class Matrix extends EventTarget {
   draw(photos, values, share) {
     const focused = this.table.contains(document.activeElement) && this.#place(document.activeElement);
     Object.assign(this, { photos, values, share });
+    this.#shaded = "";
     this.#cells.clear();
     const heads = photos.map((photo, column) => this.#head(photo, EDGE, column));
     const cells = (row) => photos.map((_, column) => this.#cell(row, column));
@@ -69,14 +71,14 @@ export class Matrix extends EventTarget {
   }
 
   #add(element, row, column) {
-    Object.assign(element.dataset, { row, column });
-    element.tabIndex = -1;
+    element.setAttribute("data-row", row);
+    element.setAttribute("data-column", column);
     this.#cells.set(`${row},${column}`, element);
     return element;
   }
 
   #head(photo, row, column) {
-    const button = this.#add(make("button", { type: "button", title: photo.name }, thumbnail(photo)), row, column);
+    const button = this.#add(make("button", { type: "button", title: photo.name, tabIndex: -1 }, thumbnail(photo)), row, column);
     return make("th", { scope: row === EDGE ? "col" : "row" }, button);
   }
 
@@ -89,12 +91,17 @@ export class Matrix extends EventTarget {
 
   #shade() {
     if (!this.photos) return;
-    const shades = new Shades(colour("--least", this.container), colour("--most", this.container));
-    for (const cell of this.table.querySelectorAll("td[data-row]:not(.self)")) {
-      const { row, column } = this.#place(cell);
-      const { background, text } = shades.at(this.share(this.values[row][column]));
-      Object.assign(cell.style, { background, color: text });
-    }
+    const ends = [colour("--least", this.container), colour("--most", this.container)];
+    if (ends.join() === this.#shaded) return;
+    this.#shaded = ends.join();
+    const shades = new Shades(...ends);
+    this.values.forEach((values, row) => values.forEach((value, column) => {
+      if (row === column) return;
+      const { background, text } = shades.at(this.share(value));
+      const { style } = this.#at(row, column);
+      style.backgroundColor = background;
+      style.color = text;
+    }));
   }
 
   /** Cells as large as there is room for: all of them in three fifths of a wide card, else as small as can be used. */
@@ -115,8 +122,7 @@ export class Matrix extends EventTarget {
 
   /** The one cell that the Tab key stops at. */
   #stop(place) {
-    if (!place) return;
-    this.#current?.setAttribute("tabindex", "-1");
+    if (this.#current) this.#current.tabIndex = -1;
     this.#at(place.row, place.column).tabIndex = 0;
   }
 
@@ -128,7 +134,7 @@ export class Matrix extends EventTarget {
   #click(element) {
     const place = this.#place(element);
     if (!place) return;
-    this.#at(place.row, place.column).focus();
+    this.#go(place.row, place.column);
     if (place.row === EDGE || place.column === EDGE) this.#dispatch("choose", { index: Math.max(place.row, place.column) });
   }
 
@@ -143,7 +149,14 @@ export class Matrix extends EventTarget {
     if (!next) return;
     event.preventDefault();
     const clamp = (value) => Math.max(EDGE, Math.min(last, value));
-    this.#at(clamp(next[0]), clamp(next[1]))?.focus();
+    this.#go(clamp(next[0]), clamp(next[1]));
+  }
+
+  /** Focus a cell; there is none in the corner. */
+  #go(row, column) {
+    if (!this.#at(row, column)) return;
+    this.#stop({ row, column });
+    this.#current.focus();
   }
 
   #dispatch(name, detail) {
