@@ -1,21 +1,74 @@
-/** What the classifier takes the photo for. */
+/** What the classifier takes the photo for, how sure it is, and what there is that it could have said. */
 
 import { Panel, make } from "../panel.js";
 
+const COUNTS = [3, 5, 10];
+// Where the export wrote how often the first guess was right, the most telling first
+const METRICS = ["test_top1", "probe_test_top1", "val_top1", "probe_val_top1"];
+
 export class Classify extends Panel {
+  constructor(section, page) {
+    super(section, page);
+    if (!this.offered) return;
+    this.numClasses = page.info.num_classes;
+    const counts = COUNTS.filter((count) => count < this.numClasses);
+    if (this.numClasses <= Math.max(...COUNTS)) counts.push(this.numClasses);
+    this.count = counts.includes(5) ? 5 : counts.at(-1);
+    this.part("counts").append(...counts.map((count) => this.#countButton(count)));
+    this.part("counts").parentElement.hidden = counts.length === 1;
+    this.part("about").textContent = about(page.info);
+  }
+
   get offered() {
     return this.page.info.operations.classify;
   }
 
   async work(photos, signal) {
-    const python = { method: "classify", args: [["top_k", 5]] };
-    const { body } = await this.ask("classify", { photos, params: { top_k: 5 }, signal, python });
-    this.part("labels").replaceChildren(...body.predictions[0].map(row));
+    const count = this.count;
+    const python = { method: "classify", args: [["top_k", count]] };
+    const { body } = await this.ask("classify", { photos, params: { top_k: count }, signal, python });
+    const guesses = body.predictions[0];
+    const others = this.numClasses - guesses.length;
+    const rest = Math.max(0, 1 - guesses.reduce((sum, { probability }) => sum + probability, 0));
+    this.part("said").textContent = verdict(guesses[0]);
+    this.part("labels").replaceChildren(...guesses.map(({ label, probability }) => row(label, probability)));
+    if (others > 0) this.part("labels").append(row(others === 1 ? "The other class" : `All ${others} others together`, rest, "rest"));
+  }
+
+  #countButton(count) {
+    const button = make("button", { type: "button", textContent: count === this.numClasses ? `all ${count}` : count });
+    button.setAttribute("aria-pressed", count === this.count);
+    button.addEventListener("click", () => {
+      this.count = count;
+      for (const each of this.part("counts").children) each.setAttribute("aria-pressed", each === button);
+      this.refresh();
+    });
+    return button;
   }
 }
 
-function row({ label, probability }) {
+/** What the classifier is, from GET /info. */
+function about({ num_classes, provenance: { dataset, metrics } }) {
+  const metric = METRICS.find((name) => name in metrics);
+  const right = metric
+    ? ` On photos of that kind which it had not seen, its first guess was right in ${(100 * metrics[metric]).toFixed(0)} of 100 cases.`
+    : "";
+  return `A classifier on top of the network, trained on ${dataset}, knows ${num_classes} classes and nothing else: whatever ` +
+    `a photo shows, it names one of these.${right}`;
+}
+
+function verdict({ label, probability }) {
+  const sure = probability >= 0.8 ? "it is sure of it" : probability >= 0.5 ? "it is fairly sure" : "it is not sure";
+  return `Its first guess is “${label}”, and ${sure}: ${percent(probability)}.`;
+}
+
+function row(label, probability, className = "") {
   const bar = make("i");
   bar.style.width = `${100 * probability}%`;
-  return make("li", {}, make("span", { textContent: label }), bar, make("b", { textContent: `${(100 * probability).toFixed(1)} %` }));
+  const [name, value] = [make("span", { textContent: label }), make("b", { textContent: percent(probability) })];
+  return make("li", { className }, name, make("div", { className: "track" }, bar), value);
+}
+
+function percent(share) {
+  return `${(100 * share).toFixed(1)} %`;
 }

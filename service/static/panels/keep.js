@@ -1,7 +1,189 @@
-import { Panel } from "../panel.js";
+/** Embeddings from a part of the patches: which ones are seen, how alike the vector stays, and how much time it saves. */
+
+import { blank, whenLooksChange } from "../canvas.js";
+import { keptIds, numKept } from "../kept.js";
+import { Measurements } from "../measurements.js";
+import { Panel, colour, make } from "../panel.js";
+import { seen } from "../seen.js";
+import { curve } from "./curve.js";
+
+const MEASURED = [0.1, 0.25, 0.5, 0.75, 1];
+const ROUNDS = 4; // the first is not counted: engines make ready for a number of patches at its first call
+const FRACTIONS = { 0.25: "A quarter", 0.5: "Half", 0.75: "Three quarters", 1: "All" };
+const STEADY = 2; // calls that differ by more than this are hardly a measurement
+const UNTIMED = "The answers do not say how long the model took: something between the page and the service drops Server-Timing.";
+const VEIL = 0.88; // how much of an unseen patch the card's colour covers
 
 export class Keep extends Panel {
-  get offered() {
-    return false;
+  #measurements = new WeakMap(); // photo -> Measurements
+  #measuring = null; // AbortController
+  #progress = "";
+  #picture = null;
+
+  constructor(section, page) {
+    super(section, page);
+    this.part("keep").addEventListener("input", () => { this.#showChosen(); this.refresh(); });
+    this.part("measure").addEventListener("click", () => (this.#measuring ? this.#measuring.abort() : this.#measure()));
+    const [height, width] = page.info.model.image_size;
+    this.part("picture").style.aspectRatio = `${width} / ${height}`;
+    whenLooksChange(this.part("picture"), () => this.#drawPicture());
   }
+
+  get keep() {
+    return Number(this.part("keep").value) / 100;
+  }
+
+  get #known() {
+    const [photo] = this.photos();
+    if (!this.#measurements.has(photo)) this.#measurements.set(photo, new Measurements());
+    return this.#measurements.get(photo);
+  }
+
+  photosChanged() {
+    this.#measuring?.abort();
+    this.#picture = null;
+    super.photosChanged();
+    if (this.section.hidden) return;
+    this.part("picture-text").textContent = "";
+    this.#showChosen();
+  }
+
+  async work(photos, signal) {
+    const { keep } = this;
+    const known = this.#known;
+    const python = { method: "embed", args: [["keep", keep]] };
+    const part = await this.ask("embed", { photos, params: { keep }, signal, python });
+    known.learn(keep, part.body.embeddings[0]);
+    if (!known.knows(1)) {
+      const whole = await this.page.service.ask("embed", { photos, params: { keep: 1 }, signal });
+      known.learn(1, whole.body.embeddings[0]);
+    }
+    const picture = this.#picture ?? (await seen(this.page, photos[0], signal));
+    signal.throwIfAborted();
+    this.#picture = picture;
+    this.#showChosen();
+  }
+
+  /** All that depends on the slider, as far as it is known. */
+  #showChosen() {
+    const { keep } = this;
+    this.part("keep-text").textContent = percent(keep);
+    this.#drawPicture();
+    this.#showFigures();
+  }
+
+  /** Time a few values, in turns, so that a machine that gets busy meanwhile slows them all. */
+  async #measure() {
+    const photos = this.photos();
+    const known = this.#known;
+    const values = [...new Set([...MEASURED, this.keep])].sort((a, b) => a - b);
+    const { signal } = (this.#measuring = new AbortController());
+    known.forgetTimes();
+    this.showError("");
+    try {
+      for (let call = 0; call < ROUNDS * values.length; call++) {
+        this.#progress = `${call} of ${ROUNDS * values.length}`;
+        this.#showFigures();
+        const keep = values[call % values.length];
+        const ms = await this.#timeOnce(photos, known, keep, signal);
+        if (call >= values.length) known.time(keep, ms);
+      }
+    } catch (error) {
+      if (error.name !== "AbortError") this.showError(error.message);
+    }
+    this.#measuring = null;
+    this.#showFigures();
+  }
+
+  /** One call past the cache; returns the milliseconds in the model. */
+  async #timeOnce(photos, known, keep, signal) {
+    const headers = { "Cache-Control": "no-store" };
+    const { body, timing } = await this.page.service.ask("embed", { photos, params: { keep }, headers, signal });
+    if (!("infer" in timing)) throw new Error(UNTIMED);
+    known.learn(keep, body.embeddings[0]);
+    return timing.infer;
+  }
+
+  #showFigures() {
+    if (this.section.hidden) return; // the photo went while its times were taken
+    const { keep } = this;
+    const known = this.#known;
+    const timed = known.timed();
+    this.part("said").textContent = this.#said(keep, known);
+    const measure = timed.length ? "Measure again" : "Measure alikeness and time";
+    this.part("measure").textContent = this.#measuring ? `Stop (${this.#progress})` : measure;
+    this.part("charts").hidden = !timed.length;
+    if (!timed.length) return;
+    this.#drawCharts(keep, known, timed);
+    const spread = known.spread();
+    this.part("unsteady").hidden = spread <= STEADY;
+    this.part("unsteady").textContent =
+      `The machine is busy with other things: equal calls differed by a factor of ${spread.toFixed(1)}. Measure again when it is calm.`;
+    this.part("rows").replaceChildren(...timed.map((each) => this.#row(each, known)));
+  }
+
+  #said(keep, known) {
+    const { num_patches: all } = this.page.info.model;
+    const alike = known.alike(keep);
+    if (alike === undefined) return "";
+    const patches = `${FRACTIONS[keep] || percent(keep)} of the patches (${numKept(all, keep)} of ${all})`;
+    if (keep === 1) return `${patches}: the vector that all others are compared with.`;
+    const speed = known.speed(keep);
+    return `${patches}: ${alike.toFixed(3)} alike, ${speed === undefined ? "not timed yet" : inWords(speed)}.`;
+  }
+
+  #drawCharts(keep, known, timed) {
+    const alike = known.known().map((each) => ({ keep: each, value: known.alike(each) }));
+    const floor = Math.min(0.9, Math.floor(10 * Math.min(...alike.map(({ value }) => value))) / 10);
+    curve(this.part("alike-chart"), {
+      points: alike, range: [floor, 1], chosen: keep, words: (value) => value.toFixed(3),
+      ticks: [floor, (1 + floor) / 2, 1].map((value) => [value, value.toFixed(2)]), title: "Cosine with the vector of all patches",
+    });
+    const times = timed.map((each) => ({ keep: each, value: 1 / known.speed(each) })).filter(({ value }) => value > 0);
+    curve(this.part("time-chart"), {
+      points: times, range: [0, Math.max(1, ...times.map(({ value }) => value))], chosen: keep, words: percent,
+      ticks: [0, 0.5, 1].map((value) => [value, percent(value)]), title: "Time in the model against that of all patches",
+    });
+  }
+
+  #row(keep, known) {
+    const { num_patches: all } = this.page.info.model;
+    const [alike, speed] = [known.alike(keep), known.speed(keep)];
+    const cells = [numKept(all, keep), alike?.toFixed(3) ?? "", known.ms(keep).toFixed(2), speed === undefined ? "" : `${speed.toFixed(2)} ×`];
+    const head = make("th", { scope: "row", textContent: percent(keep) });
+    const row = make("tr", {}, head, ...cells.map((textContent) => make("td", { textContent })));
+    row.classList.toggle("chosen", keep === this.keep);
+    return row;
+  }
+
+  /** The photo, with a veil over what the network does not see. */
+  #drawPicture() {
+    const canvas = this.part("picture");
+    if (!canvas.clientWidth) return;
+    const { grid: [rows, columns], num_patches: all } = this.page.info.model;
+    const { pen, width, height } = blank(canvas);
+    pen.imageSmoothingQuality = "high";
+    if (this.#picture) pen.drawImage(this.#picture, 0, 0, width, height);
+    const kept = new Set(keptIds(all, this.keep));
+    const edge = (index, count, size) => Math.round((index * size) / count);
+    pen.fillStyle = colour("--card");
+    for (let id = 0; id < all; id++) {
+      const [row, column] = [Math.floor(id / columns), id % columns];
+      const [left, top] = [edge(column, columns, width), edge(row, rows, height)];
+      pen.globalAlpha = kept.has(id) ? 0 : VEIL;
+      pen.fillRect(left, top, edge(column + 1, columns, width) - left, edge(row + 1, rows, height) - top);
+    }
+    const text = `Seen are ${kept.size} of ${all} patches, spread evenly and the same for every photo`;
+    canvas.setAttribute("aria-label", text);
+    this.part("picture-text").textContent = `${text}.`;
+  }
+}
+
+function inWords(speed) {
+  if (speed < 1.05) return "and no faster here";
+  return `${speed.toFixed(1)} times as fast here`;
+}
+
+function percent(share) {
+  return `${Math.round(100 * share)}\u00a0%`;
 }
