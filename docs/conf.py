@@ -79,14 +79,16 @@ html_theme_options = {
 def add_navigation(app: Sphinx, page: str, source: list[str]) -> None:
     """Give the home page and each chapter the table of what is below it, which no reader of the file needs to see."""
     if page == HOME:
-        there = {caption: [name for name in names if name in app.env.found_docs] for caption, names in SIDEBAR.items()}
-        source[0] += "".join(toctree(caption, [f"/{name}" for name in names]) for caption, names in there.items())
+        for caption, names in SIDEBAR.items():
+            source[0] += toctree(caption, [f"/{name}" for name in names if name in app.env.found_docs])
     elif page in CHAPTERS:
         source[0] += toctree(None, [CHAPTERS[page]])
 
 
 def toctree(caption: str | None, entries: list[str]) -> str:
     options = [":hidden:", ":glob:"] + ([f":caption: {caption}"] if caption else [])
+    if not entries:
+        return ""
     return "\n\n```{toctree}\n" + "\n".join([*options, "", *entries]) + "\n```\n"
 
 
