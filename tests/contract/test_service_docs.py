@@ -156,3 +156,12 @@ def test_every_alert_asks_for_metrics_labels_and_values_that_there_are() -> None
             for label, value in re.findall(r'(\w+)=~?"([^"]*)"', matchers):
                 assert label in known, expression
                 assert label != "type" or set(value.split("|")) <= types
+
+
+def test_every_variable_of_compose_is_told_with_its_default() -> None:
+    compose = (DOCS.parent / "docker-compose.yml").read_text()
+    real = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", compose))
+    told: dict[str, str] = {}
+    for names, defaults, _ in table("deployment.md", "variable of Compose"):
+        told |= dict(zip(names.split(", "), defaults.replace(", no limit", "").split(", "), strict=True))
+    assert told == real

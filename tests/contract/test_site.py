@@ -1,4 +1,4 @@
-"""The docs as a site: it builds without a warning, nothing is dead or out of reach, and nothing comes from elsewhere."""
+"""The docs as a site: it builds without a warning, nothing is dead or out of reach, nothing is from elsewhere."""
 
 from __future__ import annotations
 
