@@ -54,12 +54,13 @@ html_additional_pages = {"index": "home.html"}  # the home page lies in docs/
 html_theme_options = {
     "light_logo": "icon.svg",
     "dark_logo": "icon-dark.svg",
-    # The colours of the service's own page.
+    # The colours of the service's own page and of the reports.
     "light_css_variables": {
         "color-background-primary": "#ffffff",
         "color-background-secondary": "#f7f7f5",
         "color-background-border": "#dedfdc",
         "color-foreground-primary": "#1c1d20",
+        "color-foreground-muted": "#63666c",
         "color-brand-primary": "#2456c7",
         "color-brand-content": "#2456c7",
         "color-brand-visited": "#2456c7",
@@ -69,6 +70,7 @@ html_theme_options = {
         "color-background-secondary": "#1f2125",
         "color-background-border": "#35383e",
         "color-foreground-primary": "#ececea",
+        "color-foreground-muted": "#a2a5ab",
         "color-brand-primary": "#8db0ff",
         "color-brand-content": "#8db0ff",
         "color-brand-visited": "#8db0ff",

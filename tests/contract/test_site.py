@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -10,6 +11,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+from training.pages.palette import COLORS
 
 ROOT = Path(__file__).parents[2]
 README_LINES = 80  # a screen
@@ -123,6 +126,15 @@ def test_what_is_dead_fails_the_build(tmp_path: Path) -> None:
     assert faulty.returncode != 0
     for complaint in ("nowhere.md", "'none'", "no.png", "Lexing literal_block", "lost.md: WARNING"):
         assert complaint in faulty.stderr
+
+
+def test_the_colours_are_those_of_the_other_pages() -> None:
+    options = runpy.run_path(str(ROOT / "docs" / "conf.py"))["html_theme_options"]
+    for theme, name in enumerate(("light", "dark")):
+        colors = options[f"{name}_css_variables"]
+        assert set(colors.values()) <= {pair[theme] for pair in COLORS.values()}
+        assert colors["color-brand-primary"] == colors["color-brand-content"] == COLORS["accent"][theme]
+        assert COLORS["accent"][theme] in (ROOT / "docs" / "_static" / options[f"{name}_logo"]).read_text()
 
 
 def test_every_decision_is_in_the_list_by_its_title() -> None:
