@@ -105,7 +105,7 @@ def test_the_page_knows_no_flag_that_the_code_has_not() -> None:
 
 
 def test_every_line_that_packs_is_one_that_the_command_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [line.strip() for line in PAGE.splitlines() if line.startswith("python -m training.pack ")]
+    lines = [line.strip() for line in PAGE.splitlines() if line.startswith("    python -m training.pack ")]
     lines = [line for line in lines if "--data" in line]
     assert len(lines) >= 8
     for line in lines:
