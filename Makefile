@@ -1,6 +1,7 @@
 # make serve   the service on 127.0.0.1:8000 with the bundle in models/default
 # make test    everything the tests need, and the tests
 # make check   style, types and layers
+# make docs    the pages of docs/ as a site in build/site, strictly
 # make faults  three quarters of an hour of load while processes are killed, frozen and starved
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 
-.PHONY: serve test check faults format clean
+.PHONY: serve test check docs faults format clean
 
 serve: $(VENV)/.base
 	$(BIN)/python -m service --bundle $(BUNDLE) --host $(HOST) --port $(PORT)
@@ -25,6 +26,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -c docs -d build/doctrees -W --keep-going -q . build/site
+	@echo "the site is in build/site: open build/site/index.html, or python3 -m http.server -d build/site"
 
 faults: $(VENV)/.dev
 	FAULT_SECONDS=200 $(BIN)/python -m pytest tests/faults $(PYTEST_ARGS)
@@ -47,9 +52,14 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable .
 	@touch $@
 
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing what the site needs into $(VENV) ..."
+	$(PIP) --editable .[docs]
+	@touch $@ $(VENV)/.base
+
 # torch has a call of its own, so that a CPU build that is there already is kept.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing what the tests need into $(VENV) ..."
 	$(PIP) torch
 	$(PIP) --editable .[dev]
-	@touch $@ $(VENV)/.base
+	@touch $@ $(VENV)/.base $(VENV)/.docs
