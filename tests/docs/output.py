@@ -6,12 +6,12 @@ import re
 
 _TOKEN = re.compile(
     r"""(?P<gap>\.\.\.|…)
-      | (?P<number>[-+]?\d+\.\d+(?:[eE][-+]?\d+)?(?![\w.]))
+      | (?P<number>[-+]?\d+\.\d*(?:[eE][-+]?\d+)?(?![\w.]))
       | (?P<word>\w+)
       | (?P<sign>\S)""",
     re.VERBOSE,
 )
-_NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
+_NUMBER = r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
 
 
 def matches(shown: str, printed: str) -> bool:

@@ -18,7 +18,7 @@ from tests.docs.sessions import Result, Session, run_once
 from tests.docs.workshop import make_workshop
 from tests.service.helpers import free_port
 
-KEYED = "https://maeve.example.org"  # in the text: a service that asks for the key in $KEY, and limits its rate
+KEYED = "maeve.example.org"  # in the text: a service that asks for the key in $KEY, and limits its rate
 _LIVE = 8000  # the port that the text gives to the service of `make serve`
 _MODULE = re.compile(r"// (\S+\.m?js)\n")  # a first line that names a file to save the block as
 _TOLD = 3000
@@ -110,7 +110,7 @@ class Page:
         """The code with the addresses of the services that are really there."""
         if KEYED in code:
             authority = self._keyed().authority
-            code = code.replace(KEYED, f"http://{authority}").replace(KEYED.removeprefix("https://"), authority)
+            code = code.replace(f"https://{KEYED}", f"http://{authority}").replace(KEYED, authority)
         for told, port in self._ports.items():
             code = re.sub(rf"\b(?:localhost|127\.0\.0\.1):{told}\b", f"127.0.0.1:{port}", code)
         return code

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 _HERE = Path(__file__).parent
-TIMEOUT_S = 150.0
+TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ _CLONED = (
     "Makefile", "README.md", "benchmarks", "bundle", "bulk", "constraints.txt", "deploy", "docker-compose.yml", "docs",
     "export", "mae", "models", "pyproject.toml", "runtime", "service", "training",
 )  # fmt: skip
-_SINGLE = {"photo.jpg": "cat", "cat.jpg": "cat", "other.jpg": "cat-closer", "a.jpg": "cat", "b.jpg": "coffee"}
+_SINGLE = {"photo.jpg": "cat", "cat.jpg": "cat", "other.jpg": "cat-closer", "a.jpg": "cat", "b.jpg": "cat-closer"}
 _NUM_UNLABELED, _NUM_PER_CLASS, _SIDE = 24, 12, 128
 _CLASSES = ("cat", "rocket")
 _CURL = "silent\nshow-error\nfail-with-body\nmax-time = 60\n"  # a status of 400 and above is a failure
