@@ -78,7 +78,11 @@ def test_other_output_than_shown_fails_the_page(page: Page) -> None:
 def test_the_service_with_a_key_asks_for_it(page: Page) -> None:
     page.follow(block("bash", "curl --data-binary @photo.jpg https://maeve.example.org/embed", fails=""))
     page.follow(block("text", '{"error": {"type": "unauthorized", ...}}', output=""))
-    page.follow(block("bash", 'curl -H "X-API-Key: $KEY" --data-binary @photo.jpg https://maeve.example.org/embed'))
+    ask = 'curl -H "X-API-Key: $KEY" --data-binary @photo.jpg https://maeve.example.org/embed'
+    page.follow(block("bash", f"{ask} -o once.json"))
+    page.follow(block("bash", f"for _ in {{1..12}}; do {ask} -o many.json; done", fails=""))
+    page.follow(block("bash", "cat many.json"))
+    page.follow(block("text", '{"error": {"type": "rate_limited", ...}}', output=""))
 
 
 def test_what_is_not_to_be_run_is_not(page: Page) -> None:

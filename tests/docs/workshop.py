@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.docs.markdown import ROOT
 
-SAMPLES = ROOT / "service" / "static" / "samples"
+_SAMPLES = ROOT / "service" / "static" / "samples"
 _CLONED = (
     "Makefile", "README.md", "benchmarks", "bundle", "bulk", "constraints.txt", "deploy", "docker-compose.yml", "docs",
     "export", "mae", "models", "pyproject.toml", "runtime", "service", "training",
@@ -23,21 +23,42 @@ _CURL = "silent\nshow-error\nfail-with-body\nmax-time = 60\n"  # a status of 400
 
 
 def make_workshop(folder: Path) -> None:
-    """Links to the project's files, and photos under the names that the documentation uses."""
+    """Links to the project's files, and photos under the names that the documentation uses.
+
+    No other folder's photos have the same bytes, so that a cache knows none of them.
+    """
     folder.mkdir(parents=True)
     for name in _CLONED:
         if (ROOT / name).exists():
-            (folder / name).symlink_to(ROOT / name)
+            _link(ROOT / name, folder / name)
+    pictures = {}
+    for path in sorted(_SAMPLES.glob("*.jpg")):
+        (folder / _SAMPLES.relative_to(ROOT) / path.name).write_bytes(_with_comment(path.read_bytes(), str(folder)))
+        with Image.open(path) as image:
+            pictures[path.stem] = image.convert("RGB")
     for name, sample in _SINGLE.items():
-        (folder / name).write_bytes((SAMPLES / f"{sample}.jpg").read_bytes())
-    samples = [Image.open(path).convert("RGB") for path in sorted(SAMPLES.glob("*.jpg"))]
-    _save(folder / "photos", _crops(samples, _NUM_UNLABELED, seed=0))
+        (folder / name).write_bytes(_with_comment((_SAMPLES / f"{sample}.jpg").read_bytes(), str(folder)))
+    _save(folder / "photos", _crops(list(pictures.values()), _NUM_UNLABELED, seed=0))
     for labeled, seed in (("labeled", 1), ("held-out", 2)):
         for name in _CLASSES:
-            sample = Image.open(SAMPLES / f"{name}.jpg").convert("RGB")
-            _save(folder / labeled / name, _crops([sample], _NUM_PER_CLASS, seed=seed))
+            _save(folder / labeled / name, _crops([pictures[name]], _NUM_PER_CLASS, seed=seed))
     (folder / ".curlrc").write_text(_CURL)
     _make_venv(folder / ".venv")
+
+
+def _link(source: Path, target: Path) -> None:
+    """A symbolic link, or folders of links down to one for the samples, which stays empty."""
+    if not _SAMPLES.is_relative_to(source):
+        target.symlink_to(source)
+        return
+    target.mkdir()
+    for entry in source.iterdir() if source != _SAMPLES else ():
+        _link(entry, target / entry.name)
+
+
+def _with_comment(jpeg: bytes, text: str) -> bytes:
+    """The same picture with a comment behind its first marker (ITU T.81, B.2.4.5)."""
+    return jpeg[:2] + b"\xff\xfe" + (len(text.encode()) + 2).to_bytes(2, "big") + text.encode() + jpeg[2:]
 
 
 def _crops(samples: list[Image.Image], count: int, *, seed: int) -> Iterator[Image.Image]:
