@@ -236,7 +236,7 @@ def test_the_file_is_numpys(card: Page, service: str, tmp_path: Path) -> None:
 def test_a_broken_photo_is_told_in_words(card: Page, complaints: Complaints) -> None:
     complaints.expected.append("400 (Bad Request)")
     give(card, BROKEN)
-    expect(card.locator("#embedding .error")).to_contain_text("The service says: image 0 is no readable JPEG")
+    expect(card.locator("#embedding .error")).to_contain_text("is no readable JPEG")
     expect(part(card, "stage")).to_be_hidden()  # else another photo's vector would stand there
     expect(part(card, "copy")).to_be_disabled()
     expect(part(card, "save")).to_be_disabled()

@@ -398,7 +398,7 @@ def test_a_photo_that_is_too_large_and_a_service_that_is_gone(
 def test_without_a_decoder_the_page_says_why_there_is_no_card(open_page: OpenPage, tmp_path: Path) -> None:
     with serving_fake(make_bundle(tmp_path / "bundle", "encoder")) as (served, _):
         page = open_page(f"{served.url}/")
-        said = page.get_by_text("without a decoder")
+        said = page.get_by_text("cannot guess hidden patches")
         expect(said).to_be_hidden()
         take_sample(page)
         expect(said).to_be_visible()
