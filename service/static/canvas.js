@@ -1,4 +1,4 @@
-/** Drawing that is as sharp as the screen, and drawn again when the page looks different. */
+/** Drawing that is as sharp as the screen. */
 
 /** A pen for an emptied canvas: { pen, width, height }, in CSS pixels. */
 export function blank(canvas) {
@@ -8,15 +8,4 @@ export function blank(canvas) {
   const pen = canvas.getContext("2d");
   pen.scale(canvas.width / (width || 1), canvas.height / (height || 1));
   return { pen, width, height };
-}
-
-/** Call `draw` when the element has another width, and when the colour scheme changes. */
-export function whenLooksChange(element, draw) {
-  let width = 0;
-  new ResizeObserver(([entry]) => {
-    if (entry.contentRect.width === width) return;
-    width = entry.contentRect.width;
-    requestAnimationFrame(draw); // not at once: what draws may change the element's height, which observers must not
-  }).observe(element);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 }

@@ -39,6 +39,18 @@ export async function seenPart(file, { preprocess, model }) {
   return canvas;
 }
 
+/**
+ * What the network sees of a photo, to be drawn: cut by the browser, which is the sharper picture, or where it cannot read the
+ * photo by the service, with a reconstruction; null if neither can. Throws a ServiceError or an AbortError.
+ */
+export async function seen({ service, info }, photo, signal) {
+  const own = await seenPart(photo.file, info);
+  if (own || !info.operations.reconstruct) return own;
+  const { body } = await service.ask("reconstruct", { photos: [photo], signal });
+  const bytes = Uint8Array.from(atob(body.images.original), (letter) => letter.charCodeAt(0));
+  return createImageBitmap(new Blob([bytes], { type: "image/png" }));
+}
+
 /** A grey picture as a photo of the network's own size. `info`: of GET /info. */
 export async function plainPhoto({ preprocess, formats }) {
   const canvas = document.createElement("canvas");

@@ -22,13 +22,13 @@ export function announce(text) {
   document.getElementById("announcements").textContent = text;
 }
 
-/** Calls `draw` when what is drawn must be drawn anew: the element has another width, or the theme other colours. */
+/** Call `draw` when the element has another width, and when the colour scheme changes. */
 export function whenLooksChange(element, draw) {
   let width = 0;
   new ResizeObserver(([entry]) => {
-    const before = width;
+    if (entry.contentRect.width === width) return;
     width = entry.contentRect.width;
-    if (before && width && before !== width) draw();
+    requestAnimationFrame(draw); // not at once: what draws may change the element's height, which observers must not
   }).observe(element);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 }

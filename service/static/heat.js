@@ -36,11 +36,16 @@ export function drawHeat(canvas, [rows, columns], values, top) {
   pen.putImageData(image, 0, 0);
 }
 
+/** Draw the scale from left to right. */
+export function drawScale(canvas) {
+  const steps = 128;
+  drawHeat(canvas, [1, steps], Array.from({ length: steps }, (_, i) => i / (steps - 1)), 1);
+}
+
 /** Draw the scale with its numbers into an element. `over`: whether values above `top` have its colour. */
 export function drawLegend(element, top, over = false) {
-  const steps = 128;
   const bar = element.querySelector("canvas");
-  drawHeat(bar, [1, steps], Array.from({ length: steps }, (_, i) => i / (steps - 1)), 1);
+  drawScale(bar);
   const numbers = [0, top / 2, top].map(short);
   bar.ariaLabel = `The colours' scale: dark is ${numbers[0]}, bright is ${numbers[2]}${over ? " or more" : ""}`;
   element.querySelectorAll("span").forEach((span, i) => { span.textContent = over && i === 2 ? `${numbers[i]} or more` : numbers[i]; });

@@ -5,7 +5,6 @@ import { principal, project } from "./algebra.js";
 const TAILS = 0.02; // of the patches at either end of an axis share its darkest and its brightest colour
 const MOST_VECTORS = 4096; // that axes for several photos are found from
 const MIDDLE = 128;
-const HEAT = [[27, 20, 70], [45, 90, 168], [47, 163, 154], [182, 209, 90], [255, 243, 176]];
 
 /** The axes that become red, green and blue, and their shares of all that differs; `samples`: an array of vectors per photo. */
 export function fitColours(samples, D) {
@@ -24,13 +23,6 @@ export function coloursOf(vectors, { mean, axes, ranges }) {
   };
   const count = vectors.length / mean.length;
   return Array.from({ length: count }, (_, i) => [0, 1, 2].map((axis) => (axis < axes.length ? shade(axis, i) : MIDDLE)));
-}
-
-/** From dark blue for 0 to light yellow for 1: brighter all the way, for those who tell few colours apart. */
-export function heat(value) {
-  const place = clamp(value) * (HEAT.length - 1);
-  const [from, to] = [HEAT[Math.floor(place)], HEAT[Math.ceil(place)]];
-  return from.map((channel, i) => Math.round(channel + (to[i] - channel) * (place % 1)));
 }
 
 /** At most so many of the vectors, evenly spread. */

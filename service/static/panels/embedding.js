@@ -1,7 +1,7 @@
 /** The photo as a vector: its values as bars, its figures, and ways to take it along. */
 
 import { norm } from "../algebra.js";
-import { blank, whenLooksChange } from "../canvas.js";
+import { blank } from "../canvas.js";
 import { copy } from "../clipboard.js";
 import { Panel, colour, make } from "../panel.js";
 
@@ -35,7 +35,6 @@ export class Embedding extends Panel {
     const strip = this.part("strip");
     for (const kind of ["pointermove", "pointerdown"]) strip.addEventListener(kind, (event) => this.#point(event));
     strip.addEventListener("keydown", (event) => this.#press(event));
-    whenLooksChange(this.part("stage"), () => this.redraw());
   }
 
   async work(photos, signal) {

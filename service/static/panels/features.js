@@ -1,10 +1,11 @@
 /** What the network takes for alike: the patches' vectors as colours over the photo, and how like each other they are. */
 
 import { cosines, difference, less, meanOf, units } from "../algebra.js";
-import { blank, whenLooksChange } from "../canvas.js";
-import { plainPhoto, seenPart } from "../crop.js";
+import { blank } from "../canvas.js";
+import { plainPhoto, seen } from "../crop.js";
+import { drawScale, heatColour } from "../heat.js";
 import { Panel, make } from "../panel.js";
-import { coloursOf, fitColours, heat, thinned } from "../patchcolours.js";
+import { coloursOf, fitColours, thinned } from "../patchcolours.js";
 import { PatchPicker } from "../patchpicker.js";
 
 const NAMED = 3; // so many of the patches that are most alike are named
@@ -31,7 +32,6 @@ export class Features extends Panel {
       this.grid.keep(null);
       this.part("grid").focus();
     });
-    whenLooksChange(this.part("grid"), () => this.redraw());
   }
 
   photosChanged() {
@@ -58,7 +58,7 @@ export class Features extends Panel {
     const patch = this.grid.chosen;
     const likeness = patch === null ? null : this.#likeness(patch);
     const scale = likeness && spread(likeness, patch);
-    const colours = likeness ? Array.from(likeness, (value) => heat(scale.of(value))) : this.#seen.colours;
+    const colours = likeness ? Array.from(likeness, (value) => heatColour(scale.of(value))) : this.#seen.colours;
     this.#draw(colours, patch);
     this.part("back").hidden = !this.grid.keeps;
     this.part("shares").hidden = patch !== null;
@@ -76,7 +76,7 @@ export class Features extends Panel {
     const answer = await this.ask("embed", { ...vectorsCall(photo, signal), python });
     const vectors = await this.#placeless(new Float32Array(answer.body), signal);
     const fit = await this.#fit(photo, vectors, signal);
-    const picture = photo === this.#seen?.photo ? this.#seen.picture : await this.#picture(photo, signal);
+    const picture = photo === this.#seen?.photo ? this.#seen.picture : await seen(this.page, photo, signal);
     signal.throwIfAborted();
     return { photo, picture, vectors, fit, colours: coloursOf(vectors, fit) };
   }
@@ -115,16 +115,6 @@ export class Features extends Panel {
       }
     }
     return this.#samples.get(photo);
-  }
-
-  /** The part of the photo that the network sees; if the browser cannot read it the service may, else null. */
-  async #picture(photo, signal) {
-    const own = await seenPart(photo.file, this.page.info);
-    if (own || !this.page.info.operations.reconstruct) return own;
-    const { body } = await this.page.service.ask("reconstruct", { photos: [photo], signal });
-    const image = make("img", { src: `data:image/png;base64,${body.images.original}` });
-    await image.decode();
-    return image;
   }
 
   /** The cosine of a patch's vector to each, less what all of them have in common, which would make all alike. */
@@ -168,11 +158,7 @@ export class Features extends Panel {
     const said = others.length ? `${here} Most alike: ${best.join("; ")}. Least alike: ${named(others.at(-1))}.` : here;
     this.part("readout").textContent = said;
     this.part("map").setAttribute("aria-label", `How like it the other patches are. ${said}`);
-    const { pen, width, height } = blank(this.part("scale"));
-    for (let x = 0; x < width; x++) {
-      pen.fillStyle = `rgb(${heat(x / width)})`;
-      pen.fillRect(x, 0, 1.5, height);
-    }
+    drawScale(this.part("scale"));
     this.part("least").textContent = `${signed(least)} least alike`;
     this.part("most").textContent = `most alike ${signed(most)}`;
   }

@@ -1,10 +1,10 @@
 /** Embeddings from a part of the patches: which ones are seen, how alike the vector stays, and how much time it saves. */
 
-import { blank, whenLooksChange } from "../canvas.js";
+import { blank } from "../canvas.js";
+import { seen } from "../crop.js";
 import { keptIds, numKept } from "../kept.js";
 import { Measurements } from "../measurements.js";
 import { Panel, colour, make } from "../panel.js";
-import { seen } from "../seen.js";
 import { curve } from "./curve.js";
 
 const MEASURED = [0.1, 0.25, 0.5, 0.75, 1];
@@ -26,7 +26,6 @@ export class Keep extends Panel {
     this.part("measure").addEventListener("click", () => (this.#measuring ? this.#measuring.abort() : this.#measure()));
     const [height, width] = page.info.model.image_size;
     this.part("picture").style.aspectRatio = `${width} / ${height}`;
-    whenLooksChange(this.part("picture"), () => this.#drawPicture());
   }
 
   get keep() {
@@ -62,6 +61,10 @@ export class Keep extends Panel {
     signal.throwIfAborted();
     this.#picture = picture;
     this.#showChosen();
+  }
+
+  redraw() {
+    this.#drawPicture();
   }
 
   /** All that depends on the slider, as far as it is known. */

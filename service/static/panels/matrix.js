@@ -1,7 +1,6 @@
 /** A square of cells, one for each two photos, coloured by their cosine: to be looked through by mouse, touch or keys. */
 
-import { whenLooksChange } from "../canvas.js";
-import { colour, make } from "../panel.js";
+import { colour, make, whenLooksChange } from "../dom.js";
 import { Shades } from "../shades.js";
 
 const EDGE = -1; // the row and the column of the photos themselves
