@@ -41,7 +41,7 @@ def refusals(commands: Sequence[Command]) -> list[str | None]:
     assert len(requests) == len(commands), "only commands of ours have a parser to ask"
     done = subprocess.run(
         [sys.executable, "-m", "tests.docs.arguments"], cwd=ROOT, input=json.dumps(requests), text=True,
-        stdout=subprocess.PIPE, timeout=120, check=True,
+        stdout=subprocess.PIPE, timeout=600, check=True,
     )  # fmt: skip
     answers: list[str | None] = json.loads(done.stdout.splitlines()[-1])
     return answers

@@ -1,4 +1,4 @@
-"""The shell's commands in the documentation: which of them run, and what can be said of the others without running them.
+"""The shell's commands in the documentation: which of them run, and what can be said of the others without that.
 
 A command that builds, installs, trains, serves or needs a machine of some kind is checked and not run, and so is the
 whole block that it stands in. What is checked: our own commands' arguments by their own parsers, targets and variables
@@ -12,7 +12,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -144,7 +144,7 @@ def _make(arguments: Sequence[str]) -> list[str]:
 def _pip(arguments: Sequence[str]) -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found = []
-    for option, value in zip(arguments, arguments[1:], strict=False):
+    for option, value in pairwise(arguments):
         if option in ("-c", "--constraint", "-r") and not (ROOT / value).is_file():
             found.append(f"there is no file {value}")
     for argument in arguments:
@@ -159,7 +159,9 @@ def _docker(arguments: Sequence[str]) -> list[str]:
 
 
 def _compose(arguments: Sequence[str]) -> list[str]:
-    files, profiles, rest = [], [], list(arguments)
+    files: list[str] = []
+    profiles: list[str] = []
+    rest = list(arguments)
     while len(rest) > 1 and rest[0] in ("-f", "--file", "--profile"):
         (profiles if rest[0] == "--profile" else files).append(rest[1])
         rest = rest[2:]
@@ -179,7 +181,7 @@ def _compose(arguments: Sequence[str]) -> list[str]:
 def _build(arguments: Sequence[str]) -> list[str]:
     if arguments[:1] != ["build"]:
         return []
-    options = dict(zip(arguments, arguments[1:], strict=False))
+    options = dict(pairwise(arguments))
     file = options.get("-f") or options.get("--file") or "Dockerfile"
     if not (ROOT / file).is_file():
         return [f"there is no file {file}"]

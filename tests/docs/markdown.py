@@ -65,9 +65,8 @@ def _blocks(path: str, text: str, offset: int) -> Iterator[Block]:
             yield Block(path, line, "indented code", token.content)
         elif token.type == "html_block" and _PREFORMATTED.search(token.content):
             yield Block(path, line, "code in HTML", token.content)
-        elif token.type == "inline" and (hidden := _COLON_FENCE.match(token.content)):
-            if _is_code(hidden[1]):
-                yield Block(path, line, hidden[1], token.content)
+        elif token.type == "inline" and (hidden := _COLON_FENCE.match(token.content)) and _is_code(hidden[1]):
+            yield Block(path, line, hidden[1], token.content)
         if token.type == "html_block":
             marks = {name: reason.strip() for name, reason in _MARK.findall(token.content)}
         elif token.type in ("fence", "inline"):

@@ -14,7 +14,7 @@ unraised: list[object] = []  # warnings and errors of destructors, which the int
 sys.unraisablehook = lambda unraisable: unraised.append(unraisable.exc_value)
 sys.path.insert(0, "")  # where the reader stands
 
-with open(3) as requests, open(4, "w", buffering=1) as answers:  # noqa: PTH123 - descriptors
+with open(3) as requests, open(4, "w", buffering=1) as answers:
     for request in requests:
         block = Path(request.split()[0])
         status = 0

@@ -23,7 +23,9 @@ def test_a_block_is_shell_whose_commands_are_there(block: Block) -> None:
 
 def test_our_commands_take_the_arguments_that_are_shown() -> None:
     shown = [(block, each) for block in BLOCKS for each in parse(block.code) if each.module is not None]
-    assert {"training.pretrain", "export", "export.bench", "service"} <= {each.module[0] for _, each in shown if each.module}
+    assert {"training.pretrain", "export", "export.bench", "service"} <= {
+        each.module[0] for _, each in shown if each.module
+    }
     answers = refusals([command for _, command in shown])
     wrong = [
         f"{block.place}: {' '.join(command.words)}\n    {answer}"
