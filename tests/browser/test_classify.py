@@ -111,6 +111,7 @@ def test_there_is_no_card_without_a_classifier(open_page: OpenPage, tmp_path: Pa
         take_sample(page)
         expect(page.locator("#embedding")).to_be_visible()
         expect(card(page)).to_be_hidden()
+        page.close()  # it still asks, and the service is about to stop
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
