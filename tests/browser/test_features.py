@@ -344,7 +344,8 @@ def wide_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Grey pictures of 24 x 48 pixels in patches of 4, cut from 30 x 80, and nothing but an encoder; untrained."""
     import torch
 
-    from export.pipeline import ExportConfig, export_run
+    from export.config import ExportConfig
+    from export.pipeline import export_run
     from mae import MAEConfig, MaskedAutoencoder
 
     torch.manual_seed(0)

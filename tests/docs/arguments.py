@@ -25,8 +25,6 @@ from tests.docs.markdown import ROOT
 _READERS = (
     ("argparse", "ArgumentParser", "parse_args"),
     ("bundle.cli.command", "Command", "parse"),
-    ("training.cli", None, "parse"),
-    ("tyro", None, "cli"),
     ("service.settings", None, "read_command"),
 )
 
