@@ -8,6 +8,8 @@ gives it, and by that error less the mean of the good parts' at the same place, 
 the probability that a patch of the defect scores higher than one without (0.5: chance); patches that the defect barely
 touches count as neither. Given are the mean over several seeds of the masks and the standard deviation over them. The
 first passes of a map are a map of fewer, so one run gives every number of passes.
+
+--picture FILE.png draws one part of each kind with both maps, at the first ratio and the most passes.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.report import Report
@@ -31,7 +33,7 @@ from bundle.preprocess import preprocess
 from bundle.store import Bundle, load_bundle
 from runtime.base import Runtime
 from runtime.select import PrecisionName, RuntimeName, open_runtime
-from service.anomaly import make_map
+from service.anomaly import AnomalyMap, make_map
 from service.programs import Item, Program, Programs
 
 KINDS = ("scratch", "spot", "other material")
@@ -135,7 +137,8 @@ def auroc(scores: Errors, touched: NDArray[np.float64]) -> float:
 
 def standardised(errors: Errors, good: Errors) -> Errors:
     """errors: [N, L]; good: [M, L], of good parts, M at least 2."""
-    return (errors - good.mean(axis=0)) / good.std(axis=0, ddof=1)
+    scores: Errors = (errors - good.mean(axis=0)) / good.std(axis=0, ddof=1)
+    return scores
 
 
 def main() -> None:
@@ -152,6 +155,8 @@ def main() -> None:
         header = ("mask_ratio", "passes", "all", *KINDS, "all, standardised", *(f"{k}, standardised" for k in KINDS))
         report.table(header, _rows(runtime, bundle, good, bad, args))
         report.write()
+        if args.picture is not None:
+            draw_maps(runtime, bundle, good, args.ratios[0], max(args.passes)).save(args.picture)
     finally:
         runtime.close()
 
@@ -167,6 +172,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runtime", choices=get_args(RuntimeName), default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=get_args(PrecisionName), default="auto")
+    parser.add_argument("--picture", type=Path, help="where to draw examples, as PNG")
     parser.add_argument("--name", default="anomaly", help="of the file in results/")
     args = parser.parse_args()
     if args.good < 2 or args.each < 1 or args.seeds < 1:
@@ -195,6 +201,36 @@ def _rows(
                 for which in chosen
             ]
             yield (f"{ratio:g}", str(n), *cells)
+
+
+def draw_maps(runtime: Runtime, bundle: Bundle, good: Parts, ratio: float, passes: int) -> Image.Image:
+    """Rows: a good part, and one with each defect. Columns: it, its error, and that against the good parts'.
+
+    The maps of a column share their scale.
+    """
+    kinds = ("", *KINDS)
+    parts = make_parts(bundle, kinds, seed=22)  # which puts the defects clear of the holes
+    errors = error_maps(runtime, bundle, parts, ratio, [passes], 0)[passes]
+    compared = standardised(errors, error_maps(runtime, bundle, good, ratio, [passes], 0)[passes]).clip(0)
+    height, width = bundle.manifest.model.image_size
+    zoom = max(1, 192 // height)
+    cell, gap, margin, head = (width * zoom, height * zoom), 8, 120, 28
+    sheet = Image.new("RGB", (margin + 3 * (cell[0] + gap), head + len(kinds) * (cell[1] + gap)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    for column, title in enumerate(("part", "error", "against good parts")):
+        draw.text((margin + column * (cell[0] + gap), 4), title, "black", font)
+    for row, kind in enumerate(kinds):
+        top = head + row * (cell[1] + gap)
+        draw.text((4, top + cell[1] // 2 - 8), kind or "good", "black", font)
+        tiles = [parts.pixels[row]]
+        for scores in (errors, compared):
+            hidden = np.ones(scores.shape[1], np.int64)
+            found = AnomalyMap(parts.pixels[row], scores[row], hidden, bundle.manifest.model.grid)
+            tiles.append(found.heatmap(float(scores.max())))
+        for column, tile in enumerate(tiles):
+            image = Image.fromarray(tile).resize(cell, Image.Resampling.NEAREST)
+            sheet.paste(image, (margin + column * (cell[0] + gap), top))
+    return sheet
 
 
 def _over_seeds(values: Sequence[float]) -> str:

@@ -40,7 +40,7 @@ class AnomalyMap:
     hidden: NDArray[np.int64]
     grid: tuple[int, int]
 
-    def heatmap(self, scale_max: float) -> Picture:
+    def heatmap(self, scale_max: float | np.float32) -> Picture:
         """RGB [H, W, 3]: the original in grey under the colours of its patches, which end at the error `scale_max`,
         above 0.
         """
@@ -52,7 +52,7 @@ class AnomalyMap:
         laid = colours.repeat(patch, axis=0).repeat(patch, axis=1)  # [H, W, 3]
         return np.rint((1 - _OPACITY) * grey + _OPACITY * laid).astype(np.uint8)
 
-    def side_by_side(self, scale_max: float) -> Picture:
+    def side_by_side(self, scale_max: float | np.float32) -> Picture:
         """Original and heat map."""
         return beside([as_rgb(self.original), self.heatmap(scale_max)])
 

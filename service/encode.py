@@ -123,7 +123,7 @@ def anomaly_map(
 ) -> Response:
     """The error of every patch over several passes with a heat map, or the pictures side by side as one PNG."""
     found = make_map(answer.values, maskings, manifest)
-    max_error = float(found.error.max())
+    max_error = found.error.max()  # float32 still, so that it is written in the digits that it has in `error`
     scale_max = query.scale_max or max_error or 1.0
     if media_type == PNG:
         return Answered(encode_png(found.side_by_side(scale_max)), PNG, answer)

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bundle.errors import InvalidInput
-from bundle.masking import Masking, all_ids, keep_ids, masking_from_removed, num_keep, random_masking
+from bundle.masking import (
+    Masking,
+    all_ids,
+    complementary_maskings,
+    keep_ids,
+    least_passes,
+    masking_from_removed,
+    num_keep,
+    random_masking,
+)
 
 lengths = st.integers(2, 400)
 ratios = st.floats(0.01, 0.99)
@@ -69,6 +78,47 @@ def test_all_ids() -> None:
     ids = all_ids(3, 5)
     assert ids.dtype == np.int64
     assert ids.tolist() == [[0, 1, 2, 3, 4]] * 3
+
+
+@given(lengths, ratios, st.integers(0, 2**63), st.integers(1, 40))
+def test_complementary_maskings_hide_every_patch_equally_often(
+    num_patches: int, ratio: float, seed: int, num_passes: int
+) -> None:
+    maskings = complementary_maskings(num_patches, ratio, seed, num_passes)
+    assert len(maskings) == num_passes
+    for masking in maskings:
+        check(masking, num_patches, num_keep(num_patches, ratio))
+    hidden = np.sum([masking.mask for masking in maskings], axis=0)  # [L]
+    assert hidden.max() - hidden.min() <= 1
+    assert (hidden.min() > 0) == (num_passes >= least_passes(num_patches, ratio))
+
+
+@given(lengths, ratios, st.integers(0, 2**63))
+def test_fewer_passes_are_the_beginning_of_more_and_the_first_is_the_random_one(
+    num_patches: int, ratio: float, seed: int
+) -> None:
+    more = complementary_maskings(num_patches, ratio, seed, 9)
+    for mine, other in zip(complementary_maskings(num_patches, ratio, seed, 4), more[:4], strict=True):
+        assert np.array_equal(mine.ids_restore, other.ids_restore)
+    assert np.array_equal(more[0].ids_restore, random_masking(num_patches, ratio, seed).ids_restore)
+
+
+@pytest.mark.parametrize(("ratio", "period"), [(0.75, 4), (0.5, 2), (0.25, 4), (0.625, 8)])
+def test_once_round_the_circle_another_order_is_drawn(ratio: float, period: int) -> None:
+    masks = np.stack([masking.mask for masking in complementary_maskings(64, ratio, 5, 4 * period)])
+    assert len(np.unique(masks, axis=0)) == 4 * period
+    once = masks.reshape(4, period, 64).sum(axis=1)  # [rounds, L]
+    assert (once == once[0, 0]).all()
+
+
+@pytest.mark.parametrize(("ratio", "least"), [(0.75, 2), (0.5, 2), (0.4, 3), (0.25, 4), (0.01, 64), (0.99, 2)])
+def test_so_many_passes_hide_all(ratio: float, least: int) -> None:
+    assert least_passes(64, ratio) == least
+
+
+def test_one_patch_alone_cannot_be_hidden() -> None:
+    with pytest.raises(ValueError, match="an image of one patch has none to remove"):
+        complementary_maskings(1, 0.5, 0, 2)
 
 
 @given(lengths, st.data())

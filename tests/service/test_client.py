@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import subprocess
 import sys
@@ -135,6 +136,28 @@ def test_a_reconstruction_has_its_pictures_and_errors(client: Client) -> None:
     assert Image.open(io.BytesIO(made.masked)).size == (32, 32)
     assert (made.grid, np.flatnonzero(made.mask).tolist()) == ((4, 4), [0, 5])
     assert made.mean_error == pytest.approx(made.error[[0, 5]].mean(), rel=1e-5)
+
+
+async def test_an_anomaly_map_is_what_the_service_says(served: Served, client: Client) -> None:
+    params = {"passes": 6, "mask_ratio": 0.5, "seed": 4, "scale_max": 3.5}
+    told = served.http.post("/reconstruct", content=photo(2), params=params).json()
+    found = client.anomaly(photo(2), passes=6, mask_ratio=0.5, seed=4, scale_max=3.5)
+    async with AsyncClient(served.url) as other:
+        again = await other.anomaly(photo(2), passes=6, mask_ratio=0.5, seed=4, scale_max=3.5)
+    for each in (found, again):
+        close(each.error, np.array(told["error"], np.float32))
+        assert each.hidden.tolist() == told["hidden"] == [3] * NUM_PATCHES
+        assert (each.grid, each.scale_max) == ((4, 4), 3.5)
+        assert (each.mean_error, each.max_error) == (told["mean_error"], told["max_error"])
+        assert each.original == base64.b64decode(told["images"]["original"])
+        assert each.heatmap == base64.b64decode(told["images"]["heatmap"])
+    assert client.anomaly(photo(2), passes=4).scale_max == client.anomaly(photo(2), passes=4).max_error
+
+
+def test_too_few_passes_are_refused_with_the_services_words(client: Client) -> None:
+    with pytest.raises(Rejected, match="at least 4 to hide every patch, got 3") as caught:
+        client.anomaly(photo(1), passes=3, mask_ratio=0.25)
+    assert (caught.value.status, caught.value.param) == (422, "passes")
 
 
 def test_requests_stay_within_the_services_limits(fake_bundle: Bundle) -> None:

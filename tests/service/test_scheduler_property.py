@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bundle.errors import InferenceError, InvalidInput, OutOfMemory, Unavailable
 from bundle.manifest import GraphName
-from bundle.masking import random_masking
+from bundle.masking import Masking, complementary_maskings, random_masking
 from bundle.preprocess import preprocess
 from bundle.store import Bundle
 from runtime.base import Arrays
@@ -136,8 +136,8 @@ async def _ask(engine: Engine, ask: Ask) -> NDArray[np.float32]:
         case "classify":
             answer = await engine.classify([image], deadline)
         case "reconstruct":
-            answer = await engine.reconstruct(image, [random_masking(16, 0.75, number)], deadline)
-    return answer.values[0]
+            answer = await engine.reconstruct(image, _maskings(number), deadline)
+    return np.concatenate(answer.values)
 
 
 def _check(bundle: Bundle, ask: Ask, ending: object, *, closed: bool) -> None:
@@ -158,14 +158,20 @@ def _check(bundle: Bundle, ask: Ask, ending: object, *, closed: bool) -> None:
             raise AssertionError(ending)
 
 
+def _maskings(number: int) -> list[Masking]:
+    """One, or as many passes over one image as hide every patch and one more."""
+    return complementary_maskings(16, 0.5, number, 3) if number % 2 else [random_masking(16, 0.75, number)]
+
+
 def _alone(bundle: Bundle, number: int, operation: Operation) -> NDArray[np.float32]:
     """What a runtime gives for this image and no other."""
-    masking = random_masking(16, 0.75, number)
-    every = np.arange(16)
-    ids_keep, ids_restore = (masking.ids_keep, masking.ids_restore) if operation == "reconstruct" else (every, None)
-    program = Program(operation, len(ids_keep), ("mean",) if operation == "embed" else ())
-    item = Item(pixels_of(bundle, number), ids_keep, ids_restore)
-    return Programs(bundle.manifest, FakeRuntime(bundle)).run(program, [item])[0]
+    pixels = pixels_of(bundle, number)
+    if operation == "reconstruct":
+        items = [Item(pixels, masking.ids_keep, masking.ids_restore) for masking in _maskings(number)]
+    else:
+        items = [Item(pixels, np.arange(16))]
+    program = Program(operation, len(items[0].ids_keep), ("mean",) if operation == "embed" else ())
+    return np.concatenate(Programs(bundle.manifest, FakeRuntime(bundle)).run(program, items))
 
 
 class Held:

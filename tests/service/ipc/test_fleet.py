@@ -82,6 +82,16 @@ def test_tensors_are_those_of_one_process(served: Fleet, fake_bundle: Bundle, ma
             assert (answer.status_code, answer.json()["outputs"]) == (200, want.json()["outputs"]), outputs
 
 
+def test_an_anomaly_map_is_that_of_one_process(served: Fleet, fake_bundle: Bundle) -> None:
+    """Its passes are slots of their own, with one image's pixels in them."""
+    params = {"passes": 8, "mask_ratio": 0.5, "seed": 3}
+    with serving_fake(fake_bundle, cache_bytes=0) as (single, _):
+        for seed in range(6):
+            want = single.http.post("/reconstruct", content=photo(seed), params=params)
+            answer = httpx.post(f"{served.url}/reconstruct", content=photo(seed), params=params, timeout=20)
+            assert (answer.status_code, answer.json()) == (200, want.json())
+
+
 def test_a_killed_device_costs_only_what_it_had_in_hand(served: Fleet, fake_bundle: Bundle) -> None:
     (device,) = served.processes()["devices"]
     with load(served, fake_bundle) as clients:
