@@ -21,6 +21,7 @@ export class Painting extends PatchGrid {
   constructor(element, grid, label) {
     super(element, grid, label);
     this.#hidden = new Array(this.count).fill(false);
+    for (const cell of this.cells) cell.ariaSelected = "false";
     this.table.ariaMultiSelectable = "true";
     const on = (type, listener) => this.table.addEventListener(type, listener);
     on("pointerdown", (event) => this.#begin(event));
@@ -38,6 +39,10 @@ export class Painting extends PatchGrid {
   /** Shows another mask, which is not painting. */
   set hidden(hidden) {
     hidden.forEach((value, index) => this.#set(index, value));
+  }
+
+  isHidden(index) {
+    return this.#hidden[index];
   }
 
   get numHidden() {
@@ -98,6 +103,7 @@ export class Painting extends PatchGrid {
   }
 
   #set(index, value) {
+    if (this.#hidden[index] === value) return;
     this.#hidden[index] = value;
     this.cells[index].ariaSelected = String(value);
   }

@@ -120,7 +120,7 @@ export class Reconstruct extends Panel {
   /** The parameters, for the service and for its client in Python. */
   #choice() {
     if (this.#painted) {
-      const mask = [...this.painting.hidden.keys()].filter((index) => this.painting.hidden[index]);
+      const mask = Array.from({ length: this.painting.count }, (_, i) => i).filter((i) => this.painting.isHidden(i));
       return { params: { mask: mask.join(",") }, python: { method: "reconstruct", args: [["mask", mask]] } };
     }
     const params = { mask_ratio: Number(this.part("ratio").value) / 100, seed: this.#seed };
@@ -148,14 +148,13 @@ export class Reconstruct extends Panel {
   }
 
   #words(index) {
-    return `${place(index, this.grid)}, ${this.painting.hidden[index] ? "hidden" : "visible"}`;
+    return `${place(index, this.grid)}, ${this.painting.isHidden(index) ? "hidden" : "visible"}`;
   }
 
   /** Tell the cells what they are, and how well they were guessed where that is known. */
   #describe() {
-    const { hidden } = this.painting;
     this.painting.describe((i) => {
-      const known = hidden[i] && this.#answer?.mask[i];
+      const known = this.painting.isHidden(i) && this.#answer?.mask[i];
       return known ? `${this.#words(i)}, error ${short(this.#answer.error[i])}` : this.#words(i);
     });
   }
