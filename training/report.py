@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ import numpy as np
 from bundle.cli.command import Command
 from bundle.cli.flags import Positional
 from training.errors import run_command
-from training.pages.figures import Line, line_figure
+from training.pages.figures import Best, Line, line_figure
 from training.pages.pieces import (
     NOTHING,
     configuration,
@@ -24,10 +24,10 @@ from training.pages.pieces import (
     metric,
     number,
     percent,
-    reconstructions,
     scores_of,
     surroundings,
 )
+from training.pages.reconstructions import reconstructions
 from training.pages.record import FEATURES_FILE, Record, read_record
 from training.pages.render import (
     Block,
@@ -169,21 +169,24 @@ def _probes(record: Record) -> list[Block]:
     lines = _lines(record, _PROBES)
     if not lines:
         return [missing("No probe ran: the data have no labels, or probes were turned off.")]
+    best = max(range(len(lines)), key=lambda i: float(np.max(lines[i].y)))
+    lines[best] = replace(lines[best], best="max")
     figure = line_figure(lines, x_label="epoch", y_label="right", percent=True)
-    last = [[line.name, percent(float(np.asarray(line.y)[-1]))] for line in lines]
-    return [
-        Group([drawing(figure, "The accuracy of probes of the features over the epochs")]),
-        Table(["probe", "last"], last),
-    ]
+    alt = f"The accuracy of probes of the features over the epochs: {lines[best].name} {_ends(lines[best])}"
+    rows = [[line.name, percent(float(np.asarray(line.y)[-1])), percent(float(np.max(line.y)))] for line in lines]
+    return [Group([drawing(figure, alt)]), Table(["probe", "last", "best"], rows)]
 
 
 def _validation(record: Record) -> list[Block]:
     lines = _lines(record, {"val_top1": "top-1", "val_top5": "top-5"})
     figures: list[Drawing | None] = []
     if lines:
+        lines[0] = replace(lines[0], best="max")
         figure = line_figure(lines, x_label="epoch", y_label="right on the validation split", percent=True)
-        figures.append(drawing(figure, "Accuracy on the validation split over the epochs"))
-    figures.append(_curve(record, "val_loss", "validation loss", "The loss on the validation split over the epochs"))
+        alt = f"Accuracy on the validation split over the epochs: {lines[0].name} {_ends(lines[0])}"
+        figures.append(drawing(figure, alt))
+    alt = "The loss on the validation split over the epochs"
+    figures.append(_curve(record, "val_loss", "validation loss", alt, best="min"))
     return _grouped(figures, "There is no validation figure yet: no epoch is finished.")
 
 
@@ -213,8 +216,8 @@ def _configuration(record: Record) -> list[Block]:
     return blocks
 
 
-def _curve(record: Record, name: str, label: str, alt: str) -> Drawing | None:
-    lines = _lines(record, {name: label})
+def _curve(record: Record, name: str, label: str, alt: str, best: Best | None = None) -> Drawing | None:
+    lines = [replace(line, best=best) for line in _lines(record, {name: label})]
     if not lines:
         return None
     share = is_share(name) or name == _WAIT
@@ -227,8 +230,13 @@ def _lines(record: Record, names: dict[str, str]) -> list[Line]:
 
 
 def _ends(line: Line) -> str:
+    """What a curve does, in words."""
     y = np.asarray(line.y)
-    return f"from {y[0]:.4g} to {y[-1]:.4g}"
+    said = f"from {y[0]:.4g} to {y[-1]:.4g}"
+    if line.best is None:
+        return said
+    epoch, value = line.best_point()
+    return f"{said}, best {value:.4g} at epoch {epoch:.4g}"
 
 
 def _grouped(figures: Sequence[Drawing | None], otherwise: str) -> list[Block]:

@@ -24,11 +24,11 @@ from training.pages.pieces import (
     metric,
     number,
     percent,
-    reconstructions,
     scores_of,
     seconds,
     surroundings,
 )
+from training.pages.reconstructions import reconstructions
 from training.pages.record import FEATURES_FILE, Record, read_record
 from training.pages.render import (
     Block,
@@ -233,9 +233,10 @@ def epochs_to_reach(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> i
 
 
 def _line(name: str, values: NDArray[np.float64], color: int) -> Line:
+    """The mean of the runs, its best epoch marked."""
     epochs = np.arange(1, values.shape[1] + 1)
     spread = (values.min(axis=0), values.max(axis=0)) if len(values) > 1 else None
-    return Line(name=name, x=epochs, y=values.mean(axis=0), color=color, dashed=color > 0, spread=spread)
+    return Line(name=name, x=epochs, y=values.mean(axis=0), color=color, dashed=color > 0, spread=spread, best="max")
 
 
 def _classes(c: Comparison) -> list[Block]:

@@ -23,6 +23,9 @@ from training.run import write_atomic
 
 _FOLDER = Path(__file__).parent
 _LOSSLESS_BYTES = 150_000  # a larger picture becomes a JPEG
+_PHONE_LETTERS, _COLUMN_GAP = 40, 3  # of a table's text
+_PHONE_INCHES = 5.4  # a phone cannot shrink a wider figure any further
+_ENLARGED = 1.3  # figures at most, where there is room
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,30 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A cell with a bar behind its text. share: of the cell's width, 0 to 1."""
+
+    text: str
+    share: float
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+
+@dataclass(frozen=True)
 class Table:
-    """The first column is left-aligned, the others, which mostly hold numbers, right."""
+    """The first column names the rows and is left-aligned, the others, which mostly hold numbers, right."""
 
     kind: ClassVar[str] = "table"
     head: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str | Share]]
     caption: str = ""
+
+    @property
+    def wide(self) -> bool:
+        """Whether a phone has to scroll it."""
+        columns = zip(*([self.head, *self.rows]), strict=True)
+        return sum(max(map(len, column)) + _COLUMN_GAP for column in columns) > _PHONE_LETTERS
 
 
 @dataclass(frozen=True)
@@ -74,9 +94,12 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Group:
+    """figures and pictures wrap; a strip is one row that scrolls on a narrow screen, under its name."""
+
     kind: ClassVar[str] = "group"
     parts: Sequence[Drawing]
-    layout: Literal["figures", "pictures"] = "figures"
+    layout: Literal["figures", "pictures", "strip"] = "figures"
+    name: str = ""
 
 
 Block = Text | Heading | Code | Facts | Table | Drawing | Group
@@ -112,10 +135,10 @@ def section(id_: str, title: str, build: Callable[[], Sequence[Block]]) -> Secti
 
 def drawing(figure: Figure, alt: str, caption: str = "") -> Drawing:
     """A figure as an inline <svg>. alt: what it shows, for who does not see it."""
-    element = svg(figure).replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1)
-    wide = figure.get_size_inches()[0] > 6  # a phone cannot shrink its numbers any further
-    if wide:
-        element = element.replace('style="max-width:', 'style="min-width:40rem;max-width:', 1)
+    inches = float(figure.get_size_inches()[0])
+    wide = inches > _PHONE_INCHES
+    size = f"max-width:{72 * inches * _ENLARGED:.0f}px" + (f";min-width:{72 * inches:.0f}px" if wide else "")
+    element = svg(figure).replace("<svg", f'<svg role="img" aria-label="{escape(alt)}" style="{size}"', 1)
     return Drawing(Markup(element), caption, wide)  # noqa: S704
 
 
