@@ -150,7 +150,8 @@ def test_the_text_of_a_figure_is_large_enough_on_a_phone(reports: dict[str, Path
     for kind in KINDS:
         page = open_page(reports[kind].as_uri(), width=390)
         heights = page.locator("figure svg text").evaluate_all(
-            "texts => texts.map(text => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a)"
+            "texts => texts.map((text) => { const { a, b } = text.getScreenCTM();"
+            " return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(a, b); })"
         )
         assert all(height >= 8 for height in heights), kind
 

@@ -16,9 +16,8 @@ from training.experiments import RUNS, read_json
 from training.pages.figures import Bars, Line, bar_figure, line_figure
 from training.pages.pieces import (
     NOTHING,
+    class_by_class,
     configuration,
-    confusion,
-    f1_blocks,
     feature_map,
     mean_std,
     metric,
@@ -252,8 +251,7 @@ def _classes(c: Comparison) -> list[Block]:
         return [missing("The runs left no predictions.")]
     return [
         Text(f"With {share(fraction)} of the labels, by the first seed.", "soft"),
-        Group([confusion(scores, c.classes, name) for name, scores in named]),
-        *f1_blocks(named, c.classes),
+        *class_by_class(named, c.classes),
     ]
 
 

@@ -213,7 +213,9 @@ def _finish(axes: Any, percent: bool) -> None:
     if percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         low, high = axes.get_ylim()
-        axes.set_ylim(max(0.0, low), min(1.01, high))
+        low, high = max(0.0, low), min(1.01, high)
+        axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= 1])
+        axes.set_ylim(low, high)
 
 
 def _legend(figure: Figure, num: int) -> None:

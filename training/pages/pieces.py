@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from training.errors import TrainingError
 from training.pages.figures import MAX_NUMBERED, heat_figure, map_figure, matrix_figure
 from training.pages.record import Record
-from training.pages.render import Block, Drawing, Facts, Heading, Share, Table, drawing, missing
+from training.pages.render import Block, Drawing, Facts, Group, Share, Table, drawing, missing
 from training.pages.scores import SPLIT_NAMES, Scores, score
 from training.run import PREDICTIONS_FILE
 
@@ -107,24 +107,26 @@ def confusion(scores: Scores, classes: Sequence[str], name: str = "") -> Drawing
     return drawing(figure, alt, caption)
 
 
-def f1_blocks(named: Sequence[tuple[str, Scores]], classes: Sequence[str]) -> list[Block]:
-    """F1 per class, one column per classifier; with many classes the best and the worst ten of the last classifier."""
+def class_by_class(named: Sequence[tuple[str, Scores]], classes: Sequence[str]) -> list[Block]:
+    """The confusions of classifiers, and their F1 per class, a column for each.
+
+    With many classes it shows the best and the worst ten of the last classifier.
+    """
     head = ["class", "images", *(f"F1 {name}".rstrip() for name, _ in named)]
     counts = named[-1][1].confusion.sum(axis=1)
 
     def row(k: int) -> list[str | Share]:
         return [classes[k], f"{counts[k]:,}", *(_f1(s.f1[k]) for _, s in named)]
 
+    matrices = [confusion(scores, classes, name) for name, scores in named]
     macro = ["macro average", f"{counts.sum():,}", *(_f1(s.macro_f1) for _, s in named)]
     if len(classes) <= MAX_NUMBERED:
-        return [Table(head, [*map(row, range(len(classes))), macro], "F1 by class")]
+        return [Group([*matrices, Table(head, [*map(row, range(len(classes))), macro], "F1 by class")])]
     f1 = named[-1][1].f1
     order = [int(k) for k in np.argsort(-f1, kind="stable") if not np.isnan(f1[k])]
-    return [
-        Heading("F1 by class"), Table(head, [macro]),
-        Table(head, [row(k) for k in order[:_EXTREMES]], "the best classes"),
-        Table(head, [row(k) for k in order[::-1][:_EXTREMES]], "the worst classes"),
-    ]  # fmt: skip
+    best = Table(head, [row(k) for k in order[:_EXTREMES]], "F1 of the best classes")
+    worst = Table(head, [row(k) for k in order[::-1][:_EXTREMES]], "F1 of the worst classes")
+    return [Group([*matrices, Table(head, [macro], "F1 of all classes")]), Group([best, worst])]
 
 
 def _f1(value: float) -> str | Share:

@@ -27,7 +27,7 @@ from training.probe import ProbeConfig, probe
 from training.report import write_report
 
 Read = Callable[[Path], Any]
-PRETRAIN = ["result", "loss", "speed", "probes", "reconstructions", "features"]
+PRETRAIN = ["result", "loss", "probes", "reconstructions", "features", "speed"]
 FINETUNE = ["result", "validation", "classes", "loss", "speed"]
 ALWAYS = ["environment", "configuration", "repeat"]
 
@@ -117,7 +117,7 @@ def test_a_fine_tuning(tuned: Path, read_page: Read) -> None:
     assert list(page.sections) == FINETUNE + ALWAYS
     metrics = json.loads((tuned / "run.json").read_text())["metrics"]
     assert ["test top-1", f"{100 * metrics['test_top1']:.1f} %"] in page.tables[0]
-    assert page.verdict.startswith(f"test top-1 {100 * metrics['test_top1']:.1f} %, validation top-1 ")
+    assert page.verdict.startswith(f"Test top-1 {100 * metrics['test_top1']:.1f} %, validation top-1 ")
     assert page.verdict.endswith("; guessing gives 33.3 %.")
     (by_class,) = [t for t in page.tables if t[0][0] == "class"]
     assert [row[:2] for row in by_class[1:]] == [
