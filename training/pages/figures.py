@@ -89,7 +89,7 @@ def line_figure(
 
 
 def _mark_best(axes: Any, line: Line, percent: bool) -> None:
-    """A ring around the point, and its value on the side that the line leaves free."""
+    """A ring around the point, and its value on the side that the line leaves free, where room is made for it."""
     if line.best is None:
         return
     x, y = line.best_point()
@@ -97,6 +97,9 @@ def _mark_best(axes: Any, line: Line, percent: bool) -> None:
     low, high = axes.get_xlim()
     align = "left" if x < low + 0.15 * (high - low) else "right" if x > high - 0.15 * (high - low) else "center"
     up = line.best == "max"
+    bottom, top = axes.get_ylim()
+    room = 0.12 * (top - bottom)
+    axes.set_ylim(bottom - (0 if up else room), top + (room if up else 0))
     said = f"{100 * y:.1f} %" if percent else f"{y:.4g}"
     axes.annotate(
         said, (x, y), xytext=(0, 9 if up else -9), textcoords="offset points", ha=align, va="bottom" if up else "top",
