@@ -146,6 +146,12 @@ def test_what_is_wide_scrolls_within_its_card_by_keyboard(reports: dict[str, Pat
     assert strip.locator("img").evaluate_all("images => images.every(each => each.clientWidth >= 80)")
 
 
+def test_a_number_stands_on_the_line_of_its_unit(reports: dict[str, Path], open_page: OpenPage) -> None:
+    page = open_page(reports["compare"].as_uri(), width=390)
+    cell = page.locator("#result td", has_text="%").first
+    assert cell.evaluate("cell => cell.clientHeight < 2 * parseFloat(getComputedStyle(cell).lineHeight)")
+
+
 def test_the_text_of_a_figure_is_large_enough_on_a_phone(reports: dict[str, Path], open_page: OpenPage) -> None:
     for kind in KINDS:
         page = open_page(reports[kind].as_uri(), width=390)
@@ -179,4 +185,5 @@ def test_on_paper_it_is_light_and_whole(reports: dict[str, Path], open_page: Ope
     page.emulate_media(media="print")
     expect(page.get_by_role("navigation")).to_be_hidden()
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(28, 29, 32)"
+    assert not overflows(page)
     screenshot(page, "report-compare-print")

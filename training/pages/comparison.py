@@ -190,7 +190,7 @@ def _probes(c: Comparison) -> list[Block]:
         return [missing("No probe is finished.")]
     names = list(dict.fromkeys(name for p in probes for name in p["metrics"] if name.endswith("_top1")))
     rows = [[share(p["fraction"]), *(metric(n, p["metrics"].get(n, float("nan"))) for n in names)] for p in probes]
-    head = ["labels", *(n.replace("_top1", "").replace("_", " ") for n in names)]
+    head = ["labels", *(n.replace("_top1", "").replace("knn", "kNN").replace("_", " ") for n in names)]
     return [
         Text("Of the pre-trained encoder as it is, without fine-tuning; every choice on the validation split.", "soft"),
         Table(head, rows, "top-1"),

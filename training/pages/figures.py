@@ -80,30 +80,29 @@ def line_figure(
                 axes.fill_between(line.x, *line.spread, color=series(line.color), alpha=0.18, lw=0)
         axes.set(xlabel=x_label, ylabel=y_label)
         _finish(axes, percent)
-        for line in lines:
-            _mark_best(axes, line, percent)
+        marked = [line for line in lines if line.best is not None]
+        highest = max(marked, key=lambda line: line.best_point()[1], default=None)
+        for line in marked:
+            _mark_best(axes, line, percent, above=line.best == "max" and line is highest)
         if integer_x:
             axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
         _legend(figure, len(lines))
     return figure
 
 
-def _mark_best(axes: Any, line: Line, percent: bool) -> None:
-    """A ring around the point, and its value on the side that the line leaves free, where room is made for it."""
-    if line.best is None:
-        return
+def _mark_best(axes: Any, line: Line, percent: bool, above: bool) -> None:
+    """A ring around the point, and its value above or below, where room is made for it."""
     x, y = line.best_point()
     axes.scatter([x], [y], s=90, facecolors="none", edgecolors=series(line.color), linewidths=1.8, zorder=3)
     low, high = axes.get_xlim()
     align = "left" if x < low + 0.15 * (high - low) else "right" if x > high - 0.15 * (high - low) else "center"
-    up = line.best == "max"
     bottom, top = axes.get_ylim()
-    room = 0.12 * (top - bottom)
-    axes.set_ylim(bottom - (0 if up else room), top + (room if up else 0))
+    room = 0.18 * (top - bottom)
+    axes.set_ylim(min(bottom, y - (0 if above else room)), max(top, y + (room if above else 0)))
     said = f"{100 * y:.1f} %" if percent else f"{y:.4g}"
     axes.annotate(
-        said, (x, y), xytext=(0, 9 if up else -9), textcoords="offset points", ha=align, va="bottom" if up else "top",
-        fontweight="bold",
+        said, (x, y), xytext=(0, 9 if above else -9), textcoords="offset points", ha=align,
+        va="bottom" if above else "top", fontweight="bold",
     )  # fmt: skip
 
 

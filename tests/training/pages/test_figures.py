@@ -107,6 +107,17 @@ def test_the_best_point_is_ringed_and_named(best: Best, point: tuple[float, floa
     assert f">{said}<" in svg(figure)
 
 
+def test_the_values_of_two_best_points_do_not_meet() -> None:
+    """The higher one's stands above its line, the other's below, both within the axes."""
+    lines = [Line(name=name, x=[1, 2], y=[0.5, y], best="max") for name, y in (("a", 0.9), ("b", 1.0))]
+    axes: Any = line_figure(lines, x_label="epoch", y_label="right", percent=True).axes[0]
+    assert [(text.get_text(), text.get_va()) for text in axes.texts] == [("90.0 %", "top"), ("100.0 %", "bottom")]
+    low, high = axes.get_ylim()
+    assert low < 0.5
+    assert high > 1
+    assert max(axes.get_yticks()) <= 1
+
+
 def test_error_bars_are_drawn_where_there_is_a_spread() -> None:
     bars = Bars(name="a", values=[0.5, 0.6, float("nan")], errors=[0.1, float("nan"), float("nan")])
     axes: Any = bar_figure([bars], ["1", "2", "3"], y_label="right", percent=True).axes[0]
