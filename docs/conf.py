@@ -60,7 +60,7 @@ html_theme_options = {
         "color-background-secondary": "#f7f7f5",
         "color-background-border": "#dedfdc",
         "color-foreground-primary": "#1c1d20",
-        "color-foreground-muted": "#63666c",
+        "color-foreground-muted": "#5d6066",
         "color-brand-primary": "#2456c7",
         "color-brand-content": "#2456c7",
         "color-brand-visited": "#2456c7",

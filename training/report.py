@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,21 +13,20 @@ import numpy as np
 from bundle.cli.command import Command
 from bundle.cli.flags import Positional
 from training.errors import run_command
-from training.pages.figures import Line, line_figure
+from training.pages.figures import Best, Line, line_figure
 from training.pages.pieces import (
     NOTHING,
+    class_by_class,
     configuration,
-    confusion,
-    f1_blocks,
     feature_map,
     is_share,
     metric,
     number,
     percent,
-    reconstructions,
     scores_of,
     surroundings,
 )
+from training.pages.reconstructions import reconstructions
 from training.pages.record import FEATURES_FILE, Record, read_record
 from training.pages.render import (
     Block,
@@ -105,7 +104,8 @@ def verdict(record: Record) -> str:
     # The test set's figures before the validation split's.
     ordered = sorted(shares.items(), key=lambda item: "test" not in item[0])
     chance = f"; guessing gives {percent(1 / len(record.classes))}" if record.classes else ""
-    return ", ".join(f"{_readable(name)} {percent(value)}" for name, value in ordered) + chance + "."
+    said = ", ".join(f"{_readable(name)} {percent(value)}" for name, value in ordered)
+    return f"{said[0].upper()}{said[1:]}{chance}."
 
 
 def _sections(record: Record) -> list[tuple[str, str, Any]]:
@@ -115,33 +115,33 @@ def _sections(record: Record) -> list[tuple[str, str, Any]]:
         ("repeat", "To repeat it", lambda: [Code(record.command())]),
     ]
     result = ("result", "Result", partial(_result, record))
-    curves = [("loss", "Loss and learning rate", partial(_loss, record)), ("speed", "Speed", partial(_speed, record))]
+    loss = ("loss", "Loss and learning rate", partial(_loss, record))
+    speed = ("speed", "Speed", partial(_speed, record))
     classes = ("classes", "Class by class", partial(_classes, record))
     if record.kind == "probe":
         return [result, classes, *shared]
     if record.kind == "finetune":
-        return [result, ("validation", "Validation", partial(_validation, record)), classes, *curves, *shared]
+        return [result, ("validation", "Validation", partial(_validation, record)), classes, loss, speed, *shared]
     return [
-        result, *curves, ("probes", "What probes of the features get right", partial(_probes, record)),
+        result, loss, ("probes", "What probes of the features get right", partial(_probes, record)),
         ("reconstructions", "Reconstructions over time", partial(reconstructions, record)),
-        ("features", "Its features as a map", partial(_features, record)), *shared,
+        ("features", "Its features as a map", partial(_features, record)), speed, *shared,
     ]  # fmt: skip
 
 
 def _result(record: Record) -> list[Block]:
-    blocks: list[Block] = []
-    if record.metrics:
-        blocks.append(Table(["", "value"], [[_readable(k), metric(k, v)] for k, v in record.metrics.items()]))
-    else:
-        blocks.append(missing("There are no final metrics: the run is not finished."))
-    if record.num_bad_rows:
-        blocks.append(missing(f"Rows of metrics.jsonl that cannot be read and are left out: {record.num_bad_rows}."))
+    metrics = [[_readable(name), metric(name, value)] for name, value in record.metrics.items()]
     names = {"name": "data", "num_images": "images", "num_corrupt": "unreadable images"}
     facts = [(said, number(record.data[name])) for name, said in names.items() if name in record.data]
     facts += [("classes", number(len(record.classes)))] if record.classes else []
     counts = {"num_train": "images to train on", "num_val": "images to validate on"}
     facts += [(said, number(record.document[name])) for name, said in counts.items() if name in record.document]
-    return [*blocks, Facts(facts)]
+    blocks: list[Block] = [Group([Table(["", "value"], metrics), Facts(facts)] if metrics else [Facts(facts)])]
+    if not metrics:
+        blocks.append(missing("There are no final metrics: the run is not finished."))
+    if record.num_bad_rows:
+        blocks.append(missing(f"Rows of metrics.jsonl that cannot be read and are left out: {record.num_bad_rows}."))
+    return blocks
 
 
 def _loss(record: Record) -> list[Block]:
@@ -153,37 +153,37 @@ def _loss(record: Record) -> list[Block]:
 
 
 def _speed(record: Record) -> list[Block]:
-    figures = [_curve(record, "images_per_s", "images per second", "Images per second over the epochs")]
-    waits = [
-        _curve(
-            record, _WAIT, "share of time spent waiting for data", "The share of time that went into waiting for data"
-        )
-    ]
-    return [
-        *_grouped(figures, "metrics.jsonl has no row with a speed yet."),
-        *_grouped(waits, "The time spent waiting for data was not recorded."),
-    ]
+    speed = _curve(record, "images_per_s", "images per second", "Images per second over the epochs")
+    told = "The share of time that went into waiting for data"
+    wait = _curve(record, _WAIT, "time spent waiting for data", told)
+    blocks = _grouped([speed, wait], "metrics.jsonl has no row with a speed yet.")
+    if speed is not None and wait is None:
+        blocks.append(missing("The time spent waiting for data was not recorded."))
+    return blocks
 
 
 def _probes(record: Record) -> list[Block]:
     lines = _lines(record, _PROBES)
     if not lines:
         return [missing("No probe ran: the data have no labels, or probes were turned off.")]
+    best = max(range(len(lines)), key=lambda i: float(np.max(lines[i].y)))
+    lines[best] = replace(lines[best], best="max")
     figure = line_figure(lines, x_label="epoch", y_label="right", percent=True)
-    last = [[line.name, percent(float(np.asarray(line.y)[-1]))] for line in lines]
-    return [
-        Group([drawing(figure, "The accuracy of probes of the features over the epochs")]),
-        Table(["probe", "last"], last),
-    ]
+    alt = f"The accuracy of probes of the features over the epochs: {lines[best].name} {_ends(lines[best])}"
+    rows = [[line.name, percent(float(np.asarray(line.y)[-1])), percent(float(np.max(line.y)))] for line in lines]
+    return [Group([drawing(figure, alt), Table(["probe", "last", "best"], rows)])]
 
 
 def _validation(record: Record) -> list[Block]:
     lines = _lines(record, {"val_top1": "top-1", "val_top5": "top-5"})
     figures: list[Drawing | None] = []
     if lines:
+        lines[0] = replace(lines[0], best="max")
         figure = line_figure(lines, x_label="epoch", y_label="right on the validation split", percent=True)
-        figures.append(drawing(figure, "Accuracy on the validation split over the epochs"))
-    figures.append(_curve(record, "val_loss", "validation loss", "The loss on the validation split over the epochs"))
+        alt = f"Accuracy on the validation split over the epochs: {lines[0].name} {_ends(lines[0])}"
+        figures.append(drawing(figure, alt))
+    alt = "The loss on the validation split over the epochs"
+    figures.append(_curve(record, "val_loss", "validation loss", alt, best="min"))
     return _grouped(figures, "There is no validation figure yet: no epoch is finished.")
 
 
@@ -202,7 +202,7 @@ def _classes(record: Record) -> list[Block]:
     scores = scores_of(record)
     if scores is None:
         return [missing(f"There is no {PREDICTIONS_FILE}, which says what was predicted for each image.")]
-    return [Group([confusion(scores, record.classes)]), *f1_blocks([("", scores)], record.classes)]
+    return class_by_class([("", scores)], record.classes)
 
 
 def _configuration(record: Record) -> list[Block]:
@@ -213,8 +213,8 @@ def _configuration(record: Record) -> list[Block]:
     return blocks
 
 
-def _curve(record: Record, name: str, label: str, alt: str) -> Drawing | None:
-    lines = _lines(record, {name: label})
+def _curve(record: Record, name: str, label: str, alt: str, best: Best | None = None) -> Drawing | None:
+    lines = [replace(line, best=best) for line in _lines(record, {name: label})]
     if not lines:
         return None
     share = is_share(name) or name == _WAIT
@@ -227,8 +227,13 @@ def _lines(record: Record, names: dict[str, str]) -> list[Line]:
 
 
 def _ends(line: Line) -> str:
+    """What a curve does, in words."""
     y = np.asarray(line.y)
-    return f"from {y[0]:.4g} to {y[-1]:.4g}"
+    said = f"from {y[0]:.4g} to {y[-1]:.4g}"
+    if line.best is None:
+        return said
+    epoch, value = line.best_point()
+    return f"{said}, best {value:.4g} at epoch {epoch:.4g}"
 
 
 def _grouped(figures: Sequence[Drawing | None], otherwise: str) -> list[Block]:
@@ -237,7 +242,9 @@ def _grouped(figures: Sequence[Drawing | None], otherwise: str) -> list[Block]:
 
 
 def _readable(name: str) -> str:
-    return name.replace("val_", "validation ").replace("top1", "top-1").replace("top5", "top-5").replace("_", " ")
+    for short, said in {"val_": "validation ", "knn": "kNN", "top1": "top-1", "top5": "top-5", "f1": "F1"}.items():
+        name = name.replace(short, said)
+    return name.replace("_", " ")
 
 
 def main() -> None:

@@ -16,19 +16,18 @@ from training.experiments import RUNS, read_json
 from training.pages.figures import Bars, Line, bar_figure, line_figure
 from training.pages.pieces import (
     NOTHING,
+    class_by_class,
     configuration,
-    confusion,
-    f1_blocks,
     feature_map,
     mean_std,
     metric,
     number,
     percent,
-    reconstructions,
     scores_of,
     seconds,
     surroundings,
 )
+from training.pages.reconstructions import reconstructions
 from training.pages.record import FEATURES_FILE, Record, read_record
 from training.pages.render import (
     Block,
@@ -191,7 +190,7 @@ def _probes(c: Comparison) -> list[Block]:
         return [missing("No probe is finished.")]
     names = list(dict.fromkeys(name for p in probes for name in p["metrics"] if name.endswith("_top1")))
     rows = [[share(p["fraction"]), *(metric(n, p["metrics"].get(n, float("nan"))) for n in names)] for p in probes]
-    head = ["labels", *(n.replace("_top1", "").replace("_", " ") for n in names)]
+    head = ["labels", *(n.replace("_top1", "").replace("knn", "kNN").replace("_", " ") for n in names)]
     return [
         Text("Of the pre-trained encoder as it is, without fine-tuning; every choice on the validation split.", "soft"),
         Table(head, rows, "top-1"),
@@ -233,9 +232,10 @@ def epochs_to_reach(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> i
 
 
 def _line(name: str, values: NDArray[np.float64], color: int) -> Line:
+    """The mean of the runs, its best epoch marked."""
     epochs = np.arange(1, values.shape[1] + 1)
     spread = (values.min(axis=0), values.max(axis=0)) if len(values) > 1 else None
-    return Line(name=name, x=epochs, y=values.mean(axis=0), color=color, dashed=color > 0, spread=spread)
+    return Line(name=name, x=epochs, y=values.mean(axis=0), color=color, dashed=color > 0, spread=spread, best="max")
 
 
 def _classes(c: Comparison) -> list[Block]:
@@ -251,8 +251,7 @@ def _classes(c: Comparison) -> list[Block]:
         return [missing("The runs left no predictions.")]
     return [
         Text(f"With {share(fraction)} of the labels, by the first seed.", "soft"),
-        Group([confusion(scores, c.classes, name) for name, scores in named]),
-        *f1_blocks(named, c.classes),
+        *class_by_class(named, c.classes),
     ]
 
 

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from training.pages.palette import COLORS, light, series
 
-_SIZE = (5.6, 3.3)  # inches; at 72 pixels each a figure fits a phone, and two of them a page, without shrinking
+_SIZE = (5.2, 3.2)  # inches; at 72 pixels each a phone shrinks a figure by little
+Best = Literal["max", "min"]
 _MARKERS = ("o", "^", "s")
 MAX_NUMBERED = 30  # classes that a matrix can show with names and numbers, and a map with a legend
 _STYLE: dict[str, Any] = {
@@ -33,7 +34,10 @@ _STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """x, y: one value per point; spread: (lower, upper) bounds of a band around y; color: index of its colour."""
+    """x, y: one value per point; spread: (lower, upper) bounds of a band around y; color: index of its colour.
+
+    best: which of its points to mark, if any.
+    """
 
     name: str
     x: ArrayLike
@@ -41,6 +45,13 @@ class Line:
     color: int = 0
     dashed: bool = False
     spread: tuple[ArrayLike, ArrayLike] | None = None
+    best: Best | None = None
+
+    def best_point(self) -> tuple[float, float]:
+        """(x, y) of the highest or lowest y, the first of equals."""
+        x, y = np.asarray(self.x, np.float64), np.asarray(self.y, np.float64)
+        at = int(np.nanargmin(y) if self.best == "min" else np.nanargmax(y))
+        return float(x[at]), float(y[at])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +80,30 @@ def line_figure(
                 axes.fill_between(line.x, *line.spread, color=series(line.color), alpha=0.18, lw=0)
         axes.set(xlabel=x_label, ylabel=y_label)
         _finish(axes, percent)
+        marked = [line for line in lines if line.best is not None]
+        highest = max(marked, key=lambda line: line.best_point()[1], default=None)
+        for line in marked:
+            _mark_best(axes, line, percent, above=line.best == "max" and line is highest)
         if integer_x:
             axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
         _legend(figure, len(lines))
     return figure
+
+
+def _mark_best(axes: Any, line: Line, percent: bool, above: bool) -> None:
+    """A ring around the point, and its value above or below, where room is made for it."""
+    x, y = line.best_point()
+    axes.scatter([x], [y], s=90, facecolors="none", edgecolors=series(line.color), linewidths=1.8, zorder=3)
+    low, high = axes.get_xlim()
+    align = "left" if x < low + 0.15 * (high - low) else "right" if x > high - 0.15 * (high - low) else "center"
+    bottom, top = axes.get_ylim()
+    room = 0.18 * (top - bottom)
+    axes.set_ylim(min(bottom, y - (0 if above else room)), max(top, y + (room if above else 0)))
+    said = f"{100 * y:.1f} %" if percent else f"{y:.4g}"
+    axes.annotate(
+        said, (x, y), xytext=(0, 9 if above else -9), textcoords="offset points", ha=align,
+        va="bottom" if above else "top", fontweight="bold",
+    )  # fmt: skip
 
 
 def bar_figure(bars: Sequence[Bars], names: Sequence[str], *, y_label: str, percent: bool = False) -> Figure:
@@ -184,7 +215,9 @@ def _finish(axes: Any, percent: bool) -> None:
     if percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         low, high = axes.get_ylim()
-        axes.set_ylim(max(0.0, low), min(1.01, high))
+        low, high = max(0.0, low), min(1.01, high)
+        axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= 1])
+        axes.set_ylim(low, high)
 
 
 def _legend(figure: Figure, num: int) -> None:
@@ -203,8 +236,7 @@ def svg(figure: Figure) -> str:
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     text = _saved(figure, format="svg", transparent=True, metadata=nothing).decode()
     text = text[text.index("<svg") :]
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) width="([\d.]+)pt"', r'\1 style="max-width:\2px"', text, count=1)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
     text = re.sub(r" font-family: [^;\"]*;?", "", text)  # the page's own
     text = re.sub(r"\s*\n\s*", " ", text)

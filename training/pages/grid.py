@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from training.errors import TrainingError
 from training.experiments import RUNS, read_json
 from training.pages.figures import Bars, Line, bar_figure, heat_figure, line_figure, png
-from training.pages.pieces import BORROWED, NOTHING, configuration, number, open_picture, percent, seconds, surroundings
+from training.pages.pieces import NOTHING, configuration, number, percent, seconds, surroundings
+from training.pages.reconstructions import BORROWED, open_picture
 from training.pages.record import PICTURES
 from training.pages.render import (
     Block,
@@ -94,9 +95,8 @@ def grid_figure(document: Document) -> Figure:
     if numeric and len(scores) > 1:
         points = sorted((float(x), y) for x, y in scores.items() if np.isfinite(y))
         x, y = zip(*points, strict=True) if points else ((), ())
-        return line_figure(
-            [Line(name=label, x=x, y=y)], x_label=readable(name), y_label=label, percent=probed, integer_x=False
-        )
+        line = Line(name=label, x=x, y=y, best="max" if probed and x else None)
+        return line_figure([line], x_label=readable(name), y_label=label, percent=probed, integer_x=False)
     bars = Bars(name=label, values=list(scores.values()), errors=[float("nan")] * len(scores))
     return bar_figure([bars], list(scores), y_label=label, percent=probed)
 
@@ -179,7 +179,7 @@ def _reconstructions(document: Document, folder: Path) -> list[Block]:
             without.append(_values(cell))
         else:
             alt = f"Reconstructions with {_values(cell)}: image, visible part, reconstruction"
-            shown.append(picture(found, alt, _values(cell), max_width=280))
+            shown.append(picture(found, alt, _values(cell), max_width=400))
     blocks: list[Block] = [
         Text(f"After the last epoch: the image, its visible part, and what was made of that. {BORROWED}", "soft")
     ]

@@ -10,9 +10,10 @@ COLORS: dict[str, tuple[str, str]] = {
     "card": ("#ffffff", "#1f2125"),
     "line": ("#dedfdc", "#35383e"),
     "text": ("#1c1d20", "#ececea"),
-    "soft": ("#63666c", "#a2a5ab"),
+    "soft": ("#5d6066", "#a2a5ab"),
     "accent": ("#2456c7", "#8db0ff"),
     "bad": ("#b3261e", "#ff8f86"),
+    "on-accent": ("#ffffff", "#16171a"),
     "heat": ("#7a9be0", "#4c649c"),  # under text of either theme at any strength
     "series-1": ("#c2571a", "#f0a06a"),
     "series-2": ("#1f7a4d", "#63c795"),

@@ -1,26 +1,23 @@
-"""The pieces that several pages show: curves, reconstructions, maps of features, confusion and F1 per class."""
+"""The pieces that several pages show: figures in words, maps of features, confusion and F1 per class."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from training.errors import TrainingError
 from training.pages.figures import MAX_NUMBERED, heat_figure, map_figure, matrix_figure
 from training.pages.record import Record
-from training.pages.render import Block, Drawing, Facts, Group, Heading, Table, Text, drawing, missing, picture
+from training.pages.render import Block, Drawing, Facts, Group, Share, Table, drawing, missing
 from training.pages.scores import SPLIT_NAMES, Scores, score
 from training.run import PREDICTIONS_FILE
 
 NOTHING = "\N{EN DASH}"  # where a figure would be
 _WHEN = {"started_at": "started", "git_commit": "commit"}
-_MAX_PICTURES = 6
 _EXTREMES = 10  # classes shown at either end where there are too many for all
 
 
@@ -77,43 +74,6 @@ def _pairs(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(str(name), NOTHING if value is None else str(value)) for name, value in fields.items()]
 
 
-def reconstructions(record: Record) -> list[Block]:
-    """The first, the last and some between."""
-    files = record.pictures()
-    if not files:
-        return [missing("There are no pictures of reconstructions yet.")]
-    places = np.unique(np.linspace(0, len(files) - 1, min(_MAX_PICTURES, len(files))).round().astype(int))
-    shown, unreadable = list[Drawing](), list[str]()
-    for file in (files[i] for i in places):
-        found = open_picture(file)
-        if found is None:
-            unreadable.append(file.name)
-            continue
-        epoch = file.stem.removeprefix("epoch-").lstrip("0") or "0"
-        alt = f"Reconstructions after epoch {epoch}: each row an image, its visible part, and what was made of that"
-        shown.append(picture(found, alt, f"epoch {epoch}"))
-    caption = f"Each row: the image, what the network sees of it, and what it makes of that. {BORROWED}"
-    blocks: list[Block] = [Text(caption, "soft")]
-    if shown:
-        blocks.append(Group(shown, "pictures"))
-    return [*blocks, *(missing(f"{name} cannot be read.") for name in unreadable)]
-
-
-BORROWED = (
-    "Where the target is normalized, hidden patches have the brightness and contrast of the original: the network "
-    "predicts their pattern alone, as in the paper."
-)
-
-
-def open_picture(file: Path) -> Image.Image | None:
-    """None for one that is not there or cannot be read."""
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-
-
 def feature_map(points: NDArray[Any], labels: NDArray[Any], classes: Sequence[str], name: str) -> Drawing:
     """Raises TrainingError unless points are [N, 2] and finite, and labels [N]."""
     points, labels = np.asarray(points, np.float32), np.asarray(labels, np.int64)
@@ -147,21 +107,27 @@ def confusion(scores: Scores, classes: Sequence[str], name: str = "") -> Drawing
     return drawing(figure, alt, caption)
 
 
-def f1_blocks(named: Sequence[tuple[str, Scores]], classes: Sequence[str]) -> list[Block]:
-    """F1 per class, one column per classifier; with many classes the best and the worst ten of the last classifier."""
+def class_by_class(named: Sequence[tuple[str, Scores]], classes: Sequence[str]) -> list[Block]:
+    """The confusions of classifiers, and their F1 per class, a column for each.
+
+    With many classes it shows the best and the worst ten of the last classifier.
+    """
     head = ["class", "images", *(f"F1 {name}".rstrip() for name, _ in named)]
     counts = named[-1][1].confusion.sum(axis=1)
 
-    def row(k: int) -> list[str]:
-        return [classes[k], f"{counts[k]:,}", *(NOTHING if np.isnan(s.f1[k]) else f"{s.f1[k]:.3f}" for _, s in named)]
+    def row(k: int) -> list[str | Share]:
+        return [classes[k], f"{counts[k]:,}", *(_f1(s.f1[k]) for _, s in named)]
 
-    macro = ["macro average", f"{counts.sum():,}", *(f"{s.macro_f1:.3f}" for _, s in named)]
+    matrices = [confusion(scores, classes, name) for name, scores in named]
+    macro = ["macro average", f"{counts.sum():,}", *(_f1(s.macro_f1) for _, s in named)]
     if len(classes) <= MAX_NUMBERED:
-        return [Table(head, [*map(row, range(len(classes))), macro], "F1 by class")]
+        return [Group([*matrices, Table(head, [*map(row, range(len(classes))), macro], "F1 by class")])]
     f1 = named[-1][1].f1
     order = [int(k) for k in np.argsort(-f1, kind="stable") if not np.isnan(f1[k])]
-    return [
-        Heading("F1 by class"), Table(head, [macro]),
-        Table(head, [row(k) for k in order[:_EXTREMES]], "the best classes"),
-        Table(head, [row(k) for k in order[::-1][:_EXTREMES]], "the worst classes"),
-    ]  # fmt: skip
+    best = Table(head, [row(k) for k in order[:_EXTREMES]], "F1 of the best classes")
+    worst = Table(head, [row(k) for k in order[::-1][:_EXTREMES]], "F1 of the worst classes")
+    return [Group([*matrices, Table(head, [macro], "F1 of all classes")]), Group([best, worst])]
+
+
+def _f1(value: float) -> str | Share:
+    return NOTHING if math.isnan(value) else Share(f"{value:.3f}", value)

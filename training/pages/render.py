@@ -23,6 +23,10 @@ from training.run import write_atomic
 
 _FOLDER = Path(__file__).parent
 _LOSSLESS_BYTES = 150_000  # a larger picture becomes a JPEG
+_PHONE_LETTERS, _COLUMN_GAP = 40, 3  # of a table's text
+_PHONE_INCHES = 5.4  # a phone cannot shrink a wider figure any further
+_COLUMN_INCHES = 7.2  # nor half of a page this one
+_ENLARGED = 1.3  # figures at most, where there is room
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,6 @@ class Text:
     kind: ClassVar[str] = "text"
     text: str
     tone: Literal["", "soft", "bad", "missing soft"] = ""
-
-
-@dataclass(frozen=True)
-class Heading:
-    kind: ClassVar[str] = "heading"
-    text: str
 
 
 @dataclass(frozen=True)
@@ -53,33 +51,63 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A cell with a bar behind its text. share: of the cell's width, 0 to 1."""
+
+    text: str
+    share: float
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+
+@dataclass(frozen=True)
 class Table:
-    """The first column is left-aligned, the others, which mostly hold numbers, right."""
+    """The first column names the rows and is left-aligned, the others, which mostly hold numbers, right."""
 
     kind: ClassVar[str] = "table"
     head: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str | Share]]
     caption: str = ""
+
+    @property
+    def wide(self) -> bool:
+        """Whether a phone has to scroll it."""
+        columns = zip(self.head, *self.rows, strict=True)
+        return sum(max(map(len, column)) + _COLUMN_GAP for column in columns) > _PHONE_LETTERS
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """element: markup of an <svg> or <img> that carries its own alternative text. wide: scrolls on a narrow screen."""
+    """element: markup of an <svg> or <img> that carries its own alternative text. inches: its least width, or 0."""
 
     kind: ClassVar[str] = "figure"
     element: Markup
     caption: str = ""
-    wide: bool = False
+    inches: float = 0.0
+
+    @property
+    def wide(self) -> bool:
+        """Whether a phone has to scroll it."""
+        return self.inches > _PHONE_INCHES
+
+    @property
+    def alone(self) -> bool:
+        """Whether it needs a row for itself."""
+        return self.inches > _COLUMN_INCHES
 
 
 @dataclass(frozen=True)
 class Group:
+    """figures and pictures wrap; a strip is one row that scrolls on a narrow screen, under its name."""
+
     kind: ClassVar[str] = "group"
-    parts: Sequence[Drawing]
-    layout: Literal["figures", "pictures"] = "figures"
+    parts: Sequence[Drawing | Table | Facts]
+    layout: Literal["figures", "pictures", "strip"] = "figures"
+    name: str = ""
 
 
-Block = Text | Heading | Code | Facts | Table | Drawing | Group
+Block = Text | Code | Facts | Table | Drawing | Group
 
 
 @dataclass(frozen=True)
@@ -112,11 +140,12 @@ def section(id_: str, title: str, build: Callable[[], Sequence[Block]]) -> Secti
 
 def drawing(figure: Figure, alt: str, caption: str = "") -> Drawing:
     """A figure as an inline <svg>. alt: what it shows, for who does not see it."""
-    element = svg(figure).replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1)
-    wide = figure.get_size_inches()[0] > 6  # a phone cannot shrink its numbers any further
-    if wide:
-        element = element.replace('style="max-width:', 'style="min-width:40rem;max-width:', 1)
-    return Drawing(Markup(element), caption, wide)  # noqa: S704
+    inches = float(figure.get_size_inches()[0])
+    size = f"max-width:{72 * inches * _ENLARGED:.0f}px"
+    if inches > _PHONE_INCHES:
+        size += f";min-width:{72 * inches:.0f}px"
+    element = svg(figure).replace("<svg", f'<svg role="img" aria-label="{escape(alt)}" style="{size}"', 1)
+    return Drawing(Markup(element), caption, inches)  # noqa: S704
 
 
 def picture(image: Image.Image, alt: str, caption: str = "", *, max_width: int = 480) -> Drawing:

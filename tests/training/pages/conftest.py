@@ -66,7 +66,7 @@ class Parsed(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self._in_verdict:
-            self.verdict += data
+            self.verdict += data.replace("\N{NO-BREAK SPACE}", " ")
         if self._section:
             self.sections[self._section] += data
         if self._open and self._open[-1] in ("td", "th"):

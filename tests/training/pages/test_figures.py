@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from tests.contrast import contrast
 from training.pages.figures import (
     Bars,
+    Best,
     Line,
     bar_figure,
     heat_figure,
@@ -24,19 +25,7 @@ from training.pages.figures import (
     svg,
     unique_ids,
 )
-from training.pages.palette import COLORS, SERIES, css_variables
-
-
-def luminance(color: str) -> float:
-    """WCAG 2.2, relative luminance."""
-    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b
-
-
-def contrast(a: str, b: str) -> float:
-    lighter, darker = sorted((luminance(a), luminance(b)), reverse=True)
-    return (lighter + 0.05) / (darker + 0.05)
+from training.pages.palette import COLORS, SERIES
 
 
 def mixed(over: str, under: str, share: float) -> str:
@@ -64,14 +53,6 @@ def test_text_and_marks_stand_out_in_both_themes(theme: int, ground: str) -> Non
 def test_a_cell_s_text_can_be_read_at_any_strength(theme: int, strength: float) -> None:
     cell = mixed(COLORS["heat"][theme], COLORS["card"][theme], strength)
     assert contrast(COLORS["text"][theme], cell) >= 4.5
-
-
-def test_the_service_s_page_has_the_same_colours() -> None:
-    css = (Path(__file__).parents[3] / "service" / "static" / "index.html").read_text()
-    for name in ("page", "text", "soft", "line", "accent", "bad"):
-        light, dark = COLORS[name]
-        assert f"--{name}: light-dark({light}, {dark})" in css
-        assert f"--{name}: light-dark({light}, {dark});" in css_variables()
 
 
 def figures() -> list[Figure]:
@@ -112,6 +93,29 @@ def test_the_points_of_a_line_lie_where_their_numbers_say() -> None:
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[0, 5], [1, 3], [2, 1]], [[0, 1], [2, 2]]]
     text = svg(figure)
     assert [">epoch<" in text, ">loss<" in text, ">a<" in text, ">b<" in text] == [True] * 4
+
+
+@pytest.mark.parametrize(("best", "point", "said"), [("max", (2.0, 0.5), "50.0 %"), ("min", (4.0, 0.125), "12.5 %")])
+def test_the_best_point_is_ringed_and_named(best: Best, point: tuple[float, float], said: str) -> None:
+    """The first of equals."""
+    line = Line(name="a", x=[1, 2, 3, 4], y=[0.25, 0.5, 0.5, 0.125], best=best)
+    figure = line_figure([line], x_label="epoch", y_label="right", percent=True)
+    axes: Any = figure.axes[0]
+    (ring,) = axes.collections
+    assert [tuple(offset) for offset in ring.get_offsets()] == [point] == [line.best_point()]
+    assert [text.get_text() for text in axes.texts] == [said]
+    assert f">{said}<" in svg(figure)
+
+
+def test_the_values_of_two_best_points_do_not_meet() -> None:
+    """The higher one's stands above its line, the other's below, both within the axes."""
+    lines = [Line(name=name, x=[1, 2], y=[0.5, y], best="max") for name, y in (("a", 0.9), ("b", 1.0))]
+    axes: Any = line_figure(lines, x_label="epoch", y_label="right", percent=True).axes[0]
+    assert [(text.get_text(), text.get_va()) for text in axes.texts] == [("90.0 %", "top"), ("100.0 %", "bottom")]
+    low, high = axes.get_ylim()
+    assert low < 0.5
+    assert high > 1
+    assert max(axes.get_yticks()) <= 1
 
 
 def test_error_bars_are_drawn_where_there_is_a_spread() -> None:

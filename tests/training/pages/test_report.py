@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -24,7 +27,7 @@ from training.probe import ProbeConfig, probe
 from training.report import write_report
 
 Read = Callable[[Path], Any]
-PRETRAIN = ["result", "loss", "speed", "probes", "reconstructions", "features"]
+PRETRAIN = ["result", "loss", "probes", "reconstructions", "features", "speed"]
 FINETUNE = ["result", "validation", "classes", "loss", "speed"]
 ALWAYS = ["environment", "configuration", "repeat"]
 
@@ -48,6 +51,11 @@ def run(pretrained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pretrained, tmp_path / "run"))
 
 
+def decoded(address: str) -> Image.Image:
+    """The image of a data URI."""
+    return Image.open(io.BytesIO(base64.b64decode(address.split(",", 1)[1]))).convert("RGB")
+
+
 def change(run: Path, **fields: Any) -> None:
     document = json.loads((run / "run.json").read_text())
     document.update(fields)
@@ -63,7 +71,7 @@ def test_a_pre_training(run: Path, packed: PackedDataset, read_page: Read) -> No
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     own = [{k: v for k, v in row.items() if not k.startswith("probe_")} for row in rows]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
-    for epoch, right in ((5, 0.25), (10, 0.75)):
+    for epoch, right in ((5, 0.25), (8, 0.8), (10, 0.75)):
         add_rows(run, {"step": 4 * epoch, "epoch": epoch, "probe_ridge_mean": right, "probe_knn_cls": right / 2})
     write_features(run, load_mae(run), packed, torch.device("cpu"))
     page = read_page(write_report(run))
@@ -73,13 +81,14 @@ def test_a_pre_training(run: Path, packed: PackedDataset, read_page: Read) -> No
     assert page.verdict == (
         f"The reconstruction loss is {loss:.4g}, and a probe of its features (ridge, mean) is right in 75.0 %."
     )
-    assert ["ridge, mean", "75.0 %"] in page.tables[1]
-    assert ["kNN, cls", "37.5 %"] in page.tables[1]
+    assert page.tables[1][1:] == [["ridge, mean", "75.0 %", "80.0 %"], ["kNN, cls", "37.5 %", "40.0 %"]]
+    said = "ridge, mean from 0.25 to 0.75, best 0.8 at epoch 8"
+    assert f"The accuracy of probes of the features over the epochs: {said}" in page.alts
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in rows if "loss" in row]
     assert f"The training loss over the epochs: from {losses[0]:.4g} to {losses[-1]:.4g}" in page.alts
     assert [a for a in page.alts if a.startswith("Reconstructions after epoch")] == [
-        f"Reconstructions after epoch {epoch}: each row an image, its visible part, and what was made of that"
+        f"Reconstructions after epoch {epoch}: what the network makes of what it sees, image by image"
         for epoch in (4, 8, 10)
     ]
     assert any(a.startswith("t-SNE map of 120 images by pre-trained encoder, coloured by their 3") for a in page.alts)
@@ -108,7 +117,7 @@ def test_a_fine_tuning(tuned: Path, read_page: Read) -> None:
     assert list(page.sections) == FINETUNE + ALWAYS
     metrics = json.loads((tuned / "run.json").read_text())["metrics"]
     assert ["test top-1", f"{100 * metrics['test_top1']:.1f} %"] in page.tables[0]
-    assert page.verdict.startswith(f"test top-1 {100 * metrics['test_top1']:.1f} %, validation top-1 ")
+    assert page.verdict.startswith(f"Test top-1 {100 * metrics['test_top1']:.1f} %, validation top-1 ")
     assert page.verdict.endswith("; guessing gives 33.3 %.")
     (by_class,) = [t for t in page.tables if t[0][0] == "class"]
     assert [row[:2] for row in by_class[1:]] == [
@@ -119,7 +128,13 @@ def test_a_fine_tuning(tuned: Path, read_page: Read) -> None:
     ]
     assert float(by_class[-1][2]) == pytest.approx(metrics["test_f1"], abs=6e-4)
     assert any("Confusion matrix on the 30 images of the test set" in alt for alt in page.alts)
-    assert any("The loss on the validation split over the epochs" in alt for alt in page.alts)
+    rows = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
+    losses = {row["epoch"]: row["val_loss"] for row in rows if "val_loss" in row}
+    epoch = min(losses, key=lambda epoch: losses[epoch])
+    (alt,) = [alt for alt in page.alts if alt.startswith("The loss on the validation split over the epochs")]
+    assert alt.endswith(f", best {losses[epoch]:.4g} at epoch {epoch:.4g}")
+    shares = [float(found) for found in re.findall(r'class="share" style="--share: ([\d.]+)"', page.path.read_text())]
+    assert shares == [float(row[2]) for row in by_class[1:]]
 
 
 def test_many_classes_are_a_picture_and_the_best_and_the_worst(tuned: Path, tmp_path: Path, read_page: Read) -> None:
@@ -201,6 +216,20 @@ def test_arrays_that_do_not_fit_cost_their_own_piece_alone(
     page = read_page(write_report(other))
     assert "(2, 9) for 2 labels, 3 classes" in page.sections["classes"]
     assert "test top-1" in page.sections["result"]
+
+
+def test_the_images_stand_once_beside_what_each_epoch_made_of_them(run: Path, read_page: Read) -> None:
+    sheet = Image.new("RGB", (3 * 40 + 2 * 4, 84), "white")
+    for column, color in enumerate(("red", "lime", "blue")):
+        sheet.paste(color, (44 * column, 0, 44 * column + 40, 84))
+    for file in (run / "reconstructions").iterdir():
+        sheet.save(file)
+    page = read_page(write_report(run))
+    columns = [decoded(address) for address in page.loads if address.startswith("data:image/png")]
+    assert [image.size for image in columns] == [(40, 84)] * 5
+    assert [image.getcolors() for image in columns] == [
+        [(40 * 84, color)] for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 255), (0, 0, 255))
+    ]
 
 
 def test_large_pictures_are_made_smaller(run: Path, read_page: Read) -> None:
