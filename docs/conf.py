@@ -47,6 +47,7 @@ html_title = f"Maeve {release}"
 html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_search_scorer = str(Path(__file__).with_name("scorer.js"))  # not relative to this file
 html_copy_source = False
 html_show_copyright = False
 templates_path = ["_templates"]
