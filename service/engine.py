@@ -158,8 +158,12 @@ class Engine:
 
     def maskings(self, query: ReconstructQuery) -> list[Masking]:
         """BadParameter if the query does not fit the bundle's patches, or asks for more passes than one request may."""
-        most = self.admission.most("reconstruct")
-        return query.maskings(self.manifest.model.num_patches, max_images=self._max_images, max_places=most)
+        return query.maskings(self.manifest.model.num_patches, max_passes=self.max_passes)
+
+    @property
+    def max_passes(self) -> int:
+        """Each is an image to the queue, and more at once than reconstructions have places would never be let in."""
+        return min(self._max_images, self.admission.most("reconstruct"))
 
     @property
     def stalled_s(self) -> float:
