@@ -18,4 +18,4 @@ class ParityError(MaeveError):
 
 def run_command(command: Callable[[], None], *, stopped: str = "stopped") -> None:
     """Run a command by the rule of bundle.cli.ending. stopped: what Ctrl-C says."""
-    run(command, statuses={ParityError: BAD_RESULT, MaeveError: NOT_DONE}, stopped=stopped)
+    run(command, statuses={ParityError: BAD_RESULT, MaeveError: NOT_DONE, OSError: NOT_DONE}, stopped=stopped)

@@ -118,6 +118,8 @@ def _read(path: Path) -> tuple[Network, RunDocument, tuple[str, ...] | None]:
             raise ExportError(
                 f"{str(e).partition(';')[0]}: that run is not finished; its own command and --resume go on with it"
             ) from e
+        if not path.exists():
+            raise ExportError(f"there is no folder {path}; give the --out of a finished run") from e
         raise ExportError(f"{path} is not a finished run: it has no {RUN_FILE}") from e
     except ValidationError as e:
         places = ", ".join(".".join(map(str, error["loc"])) or "JSON" for error in e.errors())

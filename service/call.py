@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bundle.errors import Unavailable
 from service.body import expect_type, read_body
 from service.cache import CachePolicy
-from service.engine import Answer, Engine
+from service.engine import Engine
 from service.errors import BadParameter
 from service.fetch import fetch_images
 from service.gate import Gate
@@ -28,6 +28,7 @@ from service.headers import header
 from service.images import read_images
 from service.metrics import Metrics
 from service.options import M, validate
+from service.outcome import Answer
 from service.record import Record
 from service.settings import Settings
 

@@ -3,7 +3,7 @@
     with Client("http://127.0.0.1:8000") as client:
         vectors = client.embed(sorted(Path("photos").glob("*.jpg")))  # float32 [N, D]
 
-Letters: N images, D vector size, K patches kept, L all patches.
+Letters: N images, D vector size, K patches kept.
 """
 
 from __future__ import annotations
@@ -11,16 +11,24 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import httpx
 import numpy as np
-from numpy.typing import NDArray
 
+from service.client_routes import (
+    AnomalyMap,
+    Prediction,
+    Reconstruction,
+    anomaly_map,
+    anomaly_params,
+    embed_params,
+    mask_params,
+    predictions,
+    reconstruction,
+)
 from service.client_wire import (
     Attempts,
     Busy,
@@ -56,47 +64,6 @@ __all__ = [
 ]
 
 _OCTETS = "application/octet-stream"
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """`index`: the label's place among the bundle's."""
-
-    label: str
-    index: int
-    probability: float
-
-
-@dataclass(frozen=True, eq=False)
-class Reconstruction:
-    """Three PNG files at the network's size. `grid`: rows and columns of patches. `mask`: [L], 1 = removed. `error`:
-    [L], each patch's mean squared error in the units of the training target; `mean_error`: over the removed ones.
-    """
-
-    original: bytes
-    masked: bytes
-    reconstruction: bytes
-    grid: tuple[int, int]
-    mask: NDArray[np.int64]
-    error: NDArray[np.float32]
-    mean_error: float
-
-
-@dataclass(frozen=True, eq=False)
-class AnomalyMap:
-    """Two PNG files at the network's size. `grid`: rows and columns of patches. `error`: [L], of each patch the mean
-    squared error over the passes that hid it, in the units of the training target; `hidden`: [L], how many those were.
-    `mean_error`, `max_error`: of all patches. `scale_max`: the error at which the colours of `heatmap` end.
-    """
-
-    original: bytes
-    heatmap: bytes
-    grid: tuple[int, int]
-    error: NDArray[np.float32]
-    hidden: NDArray[np.int64]
-    mean_error: float
-    max_error: float
-    scale_max: float
 
 
 class _Base:
@@ -168,20 +135,20 @@ class Client(_Base):
         dtype: Literal["float32", "float16"] = "float32",
     ) -> Floats:
         """[N, D] in the order of the images, [N, K, D] for `patches`; the parameters are those of POST /embed."""
-        params = _embed_params(pooling, normalize, keep, dtype)
+        params = embed_params(pooling, normalize, keep, dtype)
         return np.concatenate([tensor_of(answer) for answer in self._all("/embed", params, _OCTETS, images)])
 
     def classify(self, images: Iterable[Image], *, top_k: int = 5) -> list[list[Prediction]]:
         """The most probable labels of each image, most probable first."""
         answers = self._all("/classify", {"top_k": str(top_k)}, "application/json", images)
-        return [row for answer in answers for row in _predictions(answer)]
+        return [row for answer in answers for row in predictions(answer)]
 
     def reconstruct(
         self, image: Image, *, mask_ratio: float | None = None, mask: Sequence[int] | None = None, seed: int = 0
     ) -> Reconstruction:
         """What the model makes of an image with patches removed: drawn by `seed`, or those that `mask` lists."""
-        call = Call("POST", "/reconstruct", _mask_params(mask_ratio, mask, seed), images=check_images([image]))
-        return _reconstruction(self._send(call))
+        call = Call("POST", "/reconstruct", mask_params(mask_ratio, mask, seed), images=check_images([image]))
+        return reconstruction(self._send(call))
 
     def anomaly(
         self,
@@ -196,8 +163,8 @@ class Client(_Base):
 
         The parameters are those of POST /reconstruct; with one `scale_max` the heat maps of several images compare.
         """
-        params = _anomaly_params(passes, mask_ratio, seed, scale_max)
-        return _anomaly_map(self._send(Call("POST", "/reconstruct", params, images=check_images([image]))))
+        params = anomaly_params(passes, mask_ratio, seed, scale_max)
+        return anomaly_map(self._send(Call("POST", "/reconstruct", params, images=check_images([image]))))
 
     def info(self) -> dict[str, Any]:
         """What GET /info says."""
@@ -277,20 +244,20 @@ class AsyncClient(_Base):
         dtype: Literal["float32", "float16"] = "float32",
     ) -> Floats:
         """As Client.embed."""
-        params = _embed_params(pooling, normalize, keep, dtype)
+        params = embed_params(pooling, normalize, keep, dtype)
         return np.concatenate([tensor_of(answer) for answer in await self._all("/embed", params, _OCTETS, images)])
 
     async def classify(self, images: Iterable[Image], *, top_k: int = 5) -> list[list[Prediction]]:
         """As Client.classify."""
         answers = await self._all("/classify", {"top_k": str(top_k)}, "application/json", images)
-        return [row for answer in answers for row in _predictions(answer)]
+        return [row for answer in answers for row in predictions(answer)]
 
     async def reconstruct(
         self, image: Image, *, mask_ratio: float | None = None, mask: Sequence[int] | None = None, seed: int = 0
     ) -> Reconstruction:
         """As Client.reconstruct."""
-        call = Call("POST", "/reconstruct", _mask_params(mask_ratio, mask, seed), images=check_images([image]))
-        return _reconstruction(await self._send(call))
+        call = Call("POST", "/reconstruct", mask_params(mask_ratio, mask, seed), images=check_images([image]))
+        return reconstruction(await self._send(call))
 
     async def anomaly(
         self,
@@ -302,8 +269,8 @@ class AsyncClient(_Base):
         scale_max: float | None = None,
     ) -> AnomalyMap:
         """As Client.anomaly."""
-        params = _anomaly_params(passes, mask_ratio, seed, scale_max)
-        return _anomaly_map(await self._send(Call("POST", "/reconstruct", params, images=check_images([image]))))
+        params = anomaly_params(passes, mask_ratio, seed, scale_max)
+        return anomaly_map(await self._send(Call("POST", "/reconstruct", params, images=check_images([image]))))
 
     async def info(self) -> dict[str, Any]:
         """As Client.info."""
@@ -360,52 +327,3 @@ class AsyncClient(_Base):
             if isinstance(outcome, httpx.Response) and outcome.is_success:
                 return outcome
             await asyncio.sleep(attempts.pause_s(outcome, call.offset))
-
-
-def _embed_params(pooling: Pooling | None, normalize: bool, keep: float, dtype: str) -> dict[str, str]:
-    chosen = {} if pooling is None else {"pooling": pooling}
-    return {**chosen, "normalize": str(normalize).lower(), "keep": str(keep), "dtype": dtype}
-
-
-def _mask_params(mask_ratio: float | None, mask: Sequence[int] | None, seed: int) -> dict[str, str]:
-    params = {"seed": str(seed)}
-    if mask_ratio is not None:
-        params["mask_ratio"] = str(mask_ratio)
-    if mask is not None:
-        params["mask"] = ",".join(map(str, mask))
-    return params
-
-
-def _anomaly_params(passes: int, mask_ratio: float | None, seed: int, scale_max: float | None) -> dict[str, str]:
-    scale = {} if scale_max is None else {"scale_max": str(scale_max)}
-    return {**_mask_params(mask_ratio, None, seed), "passes": str(passes), **scale}
-
-
-def _predictions(answer: httpx.Response) -> list[list[Prediction]]:
-    return [[Prediction(**prediction) for prediction in row] for row in answer.json()["predictions"]]
-
-
-def _reconstruction(answer: httpx.Response) -> Reconstruction:
-    told = answer.json()
-    rows, columns = told["grid"]
-    return Reconstruction(
-        **{name: b64decode(text) for name, text in told["images"].items()},
-        grid=(rows, columns),
-        mask=np.array(told["mask"], np.int64),
-        error=np.array(told["error"], np.float32),
-        mean_error=told["mean_error"],
-    )
-
-
-def _anomaly_map(answer: httpx.Response) -> AnomalyMap:
-    told = answer.json()
-    rows, columns = told["grid"]
-    return AnomalyMap(
-        **{name: b64decode(text) for name, text in told["images"].items()},
-        grid=(rows, columns),
-        error=np.array(told["error"], np.float32),
-        hidden=np.array(told["hidden"], np.int64),
-        mean_error=told["mean_error"],
-        max_error=told["max_error"],
-        scale_max=told["scale_max"],
-    )

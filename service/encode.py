@@ -18,8 +18,8 @@ from bundle.manifest import Manifest
 from bundle.masking import Masking
 from bundle.store import Bundle
 from service.anomaly import make_map
-from service.engine import Answer
 from service.options import JSON, NPY, PNG, EmbedQuery, ReconstructQuery
+from service.outcome import Answer
 from service.programs import PoolingName
 from service.reconstruct import Picture, encode_png, make_pictures
 

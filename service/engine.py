@@ -9,10 +9,10 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from service.flights import Flight, Flights, all_landed, raise_failure
 from service.metrics import Metrics
 from service.offload import by_size
 from service.options import EmbedQuery, ReconstructQuery
+from service.outcome import Answer, Outcome
 from service.programs import FeatureName, Item, PoolingName, Program
 from service.reconstruct import encode_png, pixels_of
 from service.redis_store import RedisStore
@@ -42,33 +43,6 @@ T = TypeVar("T")
 
 _MOST_JOBS = 256  # that are kept made: clients ask for the same few over and over
 _RENDERERS = 4  # threads for large answers; more would take cores from the model
-
-Source = Literal["memory", "redis", "flight", "computed"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One image's result. `stages`: name -> seconds spent there."""
-
-    value: Vector
-    source: Source
-    stages: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A request's results in the order of its images. `stages`: for each, the slowest image's seconds; none if all
-    were in the memory.
-    """
-
-    values: list[Vector]
-    cached: list[bool]
-    stages: dict[str, float]
-    stored: bool = True  # False where the request forbade to keep it
-
-    @property
-    def num_values(self) -> int:
-        return sum(value.size for value in self.values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +132,12 @@ class Engine:
 
     def maskings(self, query: ReconstructQuery) -> list[Masking]:
         """BadParameter if the query does not fit the bundle's patches, or asks for more passes than one request may."""
-        most = self.admission.most("reconstruct")
-        return query.maskings(self.manifest.model.num_patches, max_images=self._max_images, max_places=most)
+        return query.maskings(self.manifest.model.num_patches, max_passes=self.max_passes)
+
+    @property
+    def max_passes(self) -> int:
+        """Each is an image to the queue, and more at once than reconstructions have places would never be let in."""
+        return min(self._max_images, self.admission.most("reconstruct"))
 
     @property
     def stalled_s(self) -> float:

@@ -39,8 +39,11 @@ def describe(engine: Engine, settings: Settings) -> dict[str, Any]:
         "num_classes": manifest.num_classes,
         "provenance": manifest.provenance.model_dump(mode="json"),
         "limits": {
-            name: getattr(settings, name)
-            for name in ("max_images", "max_body_bytes", "max_pixels", "max_queue", "timeout_ms")
+            **{
+                name: getattr(settings, name)
+                for name in ("max_images", "max_body_bytes", "max_pixels", "max_queue", "timeout_ms")
+            },
+            "max_passes": engine.max_passes,
         },
         "formats": settings.allowed_formats,
         "image_urls": settings.image_urls,

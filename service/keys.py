@@ -15,7 +15,7 @@ from hashlib import sha256
 from typing import Annotated
 
 from bundle.cli.command import Command
-from bundle.cli.ending import run
+from bundle.cli.ending import NOT_DONE, run
 from bundle.cli.flags import Positional, UsageError
 
 SHORT_FORM = "default"  # the name of the one key of MAEVE_API_KEY
@@ -108,7 +108,7 @@ COMMAND = Command(
 
 
 def main() -> None:
-    run(_make, statuses={})
+    run(_make, statuses={OSError: NOT_DONE})
 
 
 def _make() -> None:

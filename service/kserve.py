@@ -21,11 +21,12 @@ from bundle.masking import keep_ids
 from service import encode
 from service.body import parse_json
 from service.cache import CachePolicy
-from service.engine import Answer, Engine
+from service.engine import Engine
 from service.errors import BadParameter, UnknownModel
 from service.images import check_count, from_base64, most_keys
 from service.kserve_shapes import FEATURES, INPUTS, LOGITS, InferInput, InferRequest
 from service.options import OCTETS, validate
+from service.outcome import Answer
 from service.programs import FeatureName, Item
 from service.sent import Sent
 

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bundle.manifest import Manifest
 from service import encode
-from service.engine import Answer
 from service.errors import BadParameter, UnknownModel
 from service.images import from_texts, parse_image_list
 from service.options import EmbedQuery, validate
+from service.outcome import Answer
 
 _TEXT = {"type": "string", "description": "base64, or a data URI", "format": "image"}
 _PART = {

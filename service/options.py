@@ -115,13 +115,10 @@ class ReconstructQuery(Query):
     def ratio(self) -> float:
         return 0.75 if self.mask_ratio is None else self.mask_ratio
 
-    def maskings(self, num_patches: int, *, max_images: int, max_places: int) -> list[Masking]:
-        """One, or one per pass, of an image of so many patches. BadParameter if the mask or the passes do not fit.
-
-        `max_images`, `max_places`: of one request, and of all reconstructions at a time.
-        """
+    def maskings(self, num_patches: int, *, max_passes: int) -> list[Masking]:
+        """One, or one per pass, of an image of so many patches. BadParameter if the mask or the passes do not fit."""
         if self.passes is not None:
-            self._check_passes(self.passes, num_patches, max_images, max_places)
+            self._check_passes(self.passes, num_patches, max_passes)
             return complementary_maskings(num_patches, self.ratio, self.seed, self.passes)
         if self.removed is None:
             return [random_masking(num_patches, self.ratio, self.seed)]
@@ -130,7 +127,7 @@ class ReconstructQuery(Query):
         except InvalidInput as e:
             raise BadParameter(str(e), param="mask") from e
 
-    def _check_passes(self, passes: int, num_patches: int, max_images: int, max_places: int) -> None:
+    def _check_passes(self, passes: int, num_patches: int, max_passes: int) -> None:
         try:
             least = least_passes(num_patches, self.ratio)
         except ValueError as e:
@@ -140,10 +137,10 @@ class ReconstructQuery(Query):
                 f"passes: with mask_ratio {self.ratio:g} it takes at least {least} to hide every patch, got {passes}",
                 param="passes",
             )
-        if passes > min(max_images, max_places):
-            setting = "MAEVE_MAX_IMAGES" if max_images <= max_places else "half of MAEVE_MAX_QUEUE"
+        if passes > max_passes:
             raise BadParameter(
-                f"passes: at most {min(max_images, max_places)} in one request ({setting}), got {passes}",
+                f"passes: at most {max_passes} in one request (MAEVE_MAX_IMAGES, and half of a worker's share of "
+                f"MAEVE_MAX_QUEUE), got {passes}",
                 param="passes",
             )
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
@@ -15,10 +16,11 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bundle.cli.command import Interface
-from bundle.cli.flags import Flag
+from bundle.cli.flags import Flag, UsageError, read
 from bundle.decode import MAX_PIXELS
 from bundle.formats import DEFAULT, default_formats, parse_formats
 from bundle.store import Bundle
@@ -35,17 +37,30 @@ EXAMPLES: Final = (
     "python -m service --bundle bundles/photos --check",
 )
 
-_DEVICES = r"^(cpu|cuda(:\d+)?)(,(cpu|cuda(:\d+)?))*$"
+_DEVICES = r"(cpu|cuda(:\d+)?)(,(cpu|cuda(:\d+)?))*"
 
 _Count = Annotated[int, Field(ge=1)]
 _Size = Annotated[int, Field(ge=0)]
-_Duration = Annotated[float, Field(gt=0)]
+_Duration = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_LIMITS = {"ge": "at least", "le": "at most", "gt": "above"}  # by pydantic's names
 
 
 def _device(name: str) -> str:
     if not re.fullmatch(DEVICE_PATTERN, name):
         raise ValueError(f"must be auto, cpu, cuda or one such as cuda:1, got {name!r}")
     return name
+
+
+def _device_list(names: str) -> str:
+    if not re.fullmatch(_DEVICES, names):
+        raise ValueError(f"must be cpu, cuda, cuda:1 or several such separated by commas, got {names!r}")
+    return names
+
+
+def _redis_prefix(text: str) -> str:
+    if not re.fullmatch(r"[\w.:/{}-]{1,64}", text):
+        raise ValueError(f"takes up to 64 letters, digits and any of _ . : / {{ }} -, got {text!r}")
+    return text
 
 
 def _redis_url(url: str) -> str:
@@ -95,7 +110,7 @@ class Settings(BaseSettings):
         description="Where it runs: cpu, cuda, cuda:1; auto is a GPU if an installed engine can use one. "
         "A GPU asked for by name is never replaced by the CPU.",
     )
-    devices: Annotated[str, Field(pattern=_DEVICES)] | None = Field(
+    devices: Annotated[str, AfterValidator(_device_list)] | None = Field(
         None,
         description="Several, separated by commas, each with a process of its own: cuda:0,cuda:1; empty is device.",
     )
@@ -107,7 +122,7 @@ class Settings(BaseSettings):
     workers: _Count = Field(
         1, description="HTTP processes; more than one, or several devices, gives every device a process of its own."
     )
-    stall_s: Annotated[float, Field(ge=1)] = Field(
+    stall_s: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
         30, description="A model call, a decoding, or a silence of a process, that lasts longer counts as hung."
     )
     engine_cache: Path | None = Field(
@@ -152,7 +167,7 @@ class Settings(BaseSettings):
     )
     redis_timeout_ms: _Duration = Field(50, description="Time one call to Redis may take; then it counts as a miss.")
     redis_ttl_s: _Count = Field(7 * 24 * 3600, description="How long Redis keeps a result.")
-    redis_prefix: Annotated[str, Field(pattern=r"^[\w.:/{}-]{1,64}$")] = Field(
+    redis_prefix: Annotated[str, AfterValidator(_redis_prefix)] = Field(
         "maeve", description="What every key in Redis begins with, before a colon."
     )
     image_urls: bool = Field(
@@ -295,7 +310,7 @@ def read_command(argv: Sequence[str] | None = None) -> tuple[Settings, bool]:
     try:
         return Settings(**flags), only_check
     except ValidationError as e:
-        raise SettingsError("; ".join(_describe(error["loc"], error["msg"], flags) for error in e.errors())) from e
+        raise SettingsError("; ".join(_complaint(error, flags) for error in e.errors(include_url=False))) from e
 
 
 def interface() -> Interface:
@@ -335,12 +350,23 @@ def _shown_as(annotation: Any) -> Any:
     return Literal["true", "false"] if annotation is bool else annotation
 
 
-def _describe(loc: tuple[int | str, ...], message: str, flags: Mapping[str, str]) -> str:
-    message = message.removeprefix("Value error, ")
-    if not loc:
+def _complaint(error: ErrorDetails, flags: Container[str]) -> str:
+    """In the words that every command has for a type and a range, and the setting's own for the rest."""
+    message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
         return message
-    name = str(loc[0])
-    return f"{_flag(name) if name in flags else PREFIX + name.upper()}: {message}"
+    name = str(error["loc"][0])
+    spelling = _flag(name) if name in flags else PREFIX + name.upper()
+    flag = replace(_setting(name, Settings.model_fields[name]), spelling=spelling)
+    if flag.takes in (int, float) or flag.choices:
+        try:
+            read(flag, [str(error["input"])])
+        except UsageError as e:
+            return str(e)
+    for limit, words in _LIMITS.items():
+        if limit in error.get("ctx", {}):
+            return f"{spelling} must be {words} {error['ctx'][limit]:g}, got {error['input']}"
+    return f"{spelling}: {message}"
 
 
 def show_default(field: FieldInfo) -> str:

@@ -103,13 +103,16 @@ class Experiment:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM and SIGINT raise Terminated wherever they arrive; inside a run they are its own, which saves first."""
+    """SIGTERM and SIGINT raise Terminated wherever they arrive, unless they are ignored; inside a run they are its own,
+    which saves first.
+    """
 
     def handle(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, before[signal.Signals(number)])  # a second one acts as it would have without us
         raise Terminated(_STOPPED, number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     for number in before:
         signal.signal(number, handle)
     try:

@@ -30,6 +30,7 @@ STATUSES: Mapping[int, str] = {
 }
 _NARROWEST, _WIDEST, _INDENT = 60, 100, 26
 _ABOUT = "about"
+_HIDDEN = "\0"  # before a negative number, which argparse would take for a flag; no argument has one
 _HELP = Flag(name="help", spelling="--help", takes=bool, help="Print this and end.", default=None, group=_ABOUT)
 _VERSION = Flag(
     name="version", spelling="--version", takes=bool, help="Print the version and end.", default=None, group=_ABOUT
@@ -97,10 +98,12 @@ class Interface:
         for flag in (*self.flags, _HELP, _VERSION):
             _add(parser, flag)
         try:
-            found, unknown = parser.parse_known_args(list(argv))
+            found, unknown = parser.parse_known_args([_HIDDEN * _is_negative(text) + text for text in argv])
         except argparse.ArgumentError as e:
             raise UsageError(self._ill_used(e)) from e
-        return vars(found), unknown
+        given = vars(found)
+        texts: Texts = {name: each if isinstance(each, bool) else _unhidden(each) for name, each in given.items()}
+        return texts, _unhidden(unknown)
 
     def _ill_used(self, error: argparse.ArgumentError) -> str:
         flag = next((f for f in self.flags if f.spelling == error.argument_name), None)
@@ -109,9 +112,10 @@ class Interface:
         return f"{flag.spelling} needs {flag.wants}"
 
     def _unknown(self, unknown: Sequence[str]) -> str:
-        text = next((text for text in unknown if text.startswith("-")), unknown[0]).partition("=")[0]
-        if not text.startswith("-"):
-            return f"{text!r} belongs to no flag; {self.prog} --help lists them"
+        flags = [text.partition("=")[0] for text in unknown if text.startswith("-") and not _is_negative(text)]
+        if not flags:
+            return f"{unknown[0]!r} belongs to no flag; {self.prog} --help lists them"
+        text = flags[0]
         known = [flag.spelling for flag in (*self.flags, _HELP, _VERSION) if not flag.is_positional]
         known += [f"--no-{flag.spelling[2:]}" for flag in self.flags if flag.is_switch]
         meant = closest(text.strip("-").replace("_", "-"), [spelling[2:] for spelling in known])
@@ -167,6 +171,19 @@ def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:
         parser.add_argument(flag.spelling, dest=flag.name, action=argparse.BooleanOptionalAction, **options)
     else:
         parser.add_argument(flag.spelling, dest=flag.name, nargs=flag.num_texts, **options)
+
+
+def _is_negative(text: str) -> bool:
+    """Whether it is a number with a minus: -1e-4, -.5, -inf."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.startswith("-")
+
+
+def _unhidden(texts: Sequence[str]) -> list[str]:
+    return [text.removeprefix(_HIDDEN) for text in texts]
 
 
 def _print(text: str) -> NoReturn:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -166,10 +167,16 @@ def _read_one(flag: Flag, kind: Any, text: str) -> Any:
         meant = closest(text, tuple(by_text))
         hint = "" if meant is None else f"; did you mean {meant}?"
         raise UsageError(f"{flag.spelling} must be {_either(tuple(by_text))}, got {text!r}{hint}")
+    refusal = UsageError(f"{flag.spelling} takes {_WORDS[kind]}, got {text!r}")
+    if kind in (Path, _PLACE) and not text:  # as of a variable that is not set; Path("") would be the working directory
+        raise refusal
     try:
-        return text if kind == _PLACE else kind(text)
+        value = text if kind == _PLACE else kind(text)
     except ValueError as e:
-        raise UsageError(f"{flag.spelling} takes {_WORDS[kind]}, got {text!r}") from e
+        raise refusal from e
+    if isinstance(value, float) and not math.isfinite(value):
+        raise refusal
+    return value
 
 
 def _flag(name: str, field: Field[Any], hint: Any, said: str, group: str) -> Flag:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from hashlib import sha256
 from pathlib import Path
 
@@ -28,7 +29,13 @@ _HEADERS = {
 
 
 class _Files(StaticFiles):
-    """Files that a browser keeps and asks about each time, so that a new version of the service is seen at once."""
+    """Files that a browser keeps and asks about each time, so that a new version of the service is seen at once.
+
+    No pages: without the headers of a page, an HTML file could be framed, and would run what a page may not.
+    """
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        return ("", None) if path.endswith(".html") else super().lookup_path(path)
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)

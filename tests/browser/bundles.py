@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bundle.store import load_bundle, write_bundle
-from tests.browser.conftest import ROOT
+from tests.servers import ROOT
 
 
 def without_decoder(out: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A real Chromium before a real service. `make test` skips these tests where there is no Chromium, and says so.
+"""A real Chromium before a real service.
 
 A page that logs an error, throws one, or asks another host for anything fails its test. Screenshots go to
 build/screenshots, or where MAEVE_SCREENSHOTS says.
@@ -7,30 +7,21 @@ build/screenshots, or where MAEVE_SCREENSHOTS says.
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
 
-from tests.service.helpers import eventually, free_port
+from tests.chromium import open_browser
+from tests.servers import ROOT, serving_bundle
 
-ROOT = Path(__file__).parents[2]
 SCREENSHOTS = Path(os.environ.get("MAEVE_SCREENSHOTS", ROOT / "build" / "screenshots"))
 SAMPLES = ROOT / "service" / "static" / "samples"
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-_FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 _RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}}
 
 Scheme = Literal["light", "dark"]
@@ -61,34 +52,11 @@ class Complaints:
             self.found.append(f"asked for {request.url}")
 
 
-def _chromium() -> str | None:
-    return os.environ.get("CHROMIUM") or next((path for name in _NAMES if (path := shutil.which(name))), None)
-
-
 @contextmanager
-def running_service(
-    *flags: str, bundle: Path = ROOT / "models" / "default", port: int | None = None, **environment: str
-) -> Iterator[str]:
-    """The address of `python -m service` with these flags and MAEVE_ settings."""
-    port = port or free_port()
-    command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", str(port), *flags]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("MAEVE_")}
-    process = subprocess.Popen(command, cwd=ROOT, env=clean | environment)
-    url = f"http://127.0.0.1:{port}/"
-    try:
-        eventually(lambda: process.poll() is not None or _ready(url), 60)
-        assert process.poll() is None, "the service did not start"
-        yield url
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}readyz", trust_env=False).status_code == 200
-    except httpx.TransportError:
-        return False
+def running_service(*flags: str, **options: Any) -> Iterator[str]:
+    """The address of the page of a service; arguments as those of `serving_bundle`."""
+    with serving_bundle(*flags, **options) as running:
+        yield f"{running.url}/"
 
 
 @pytest.fixture(scope="session")
@@ -100,13 +68,8 @@ def service() -> Iterator[str]:
 
 @pytest.fixture(scope="module")  # not longer: its event loop must not outlive these tests
 def browser() -> Iterator[Browser]:
-    path = _chromium()
-    if path is None:
-        pytest.skip(f"there is no Chromium: install one of {', '.join(_NAMES)}, or name it in CHROMIUM")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=_FLAGS)
+    with open_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

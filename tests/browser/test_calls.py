@@ -19,7 +19,6 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import (
-    ROOT,
     SAMPLES,
     Complaints,
     OpenPage,
@@ -27,6 +26,7 @@ from tests.browser.conftest import (
     running_service,
     take_sample,
 )  # fmt: skip
+from tests.servers import ROOT
 from tests.service.helpers import pixels
 
 KEY = "maeve_for_the_tests"

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.docs.browser import browse
+from tests.docs.browser import Origin, serving_pages
 from tests.docs.page import Page
-from tests.docs.servers import Running, serving_default
-from tests.service.helpers import free_port
+from tests.servers import Running, serving_bundle
 
 KEY = "maeve_of-the-examples"
 RATE = "4"  # requests per second, in bursts of twice as many: little enough to be met
+PLAIN = ("--runtime", "onnxruntime", "--device", "cpu")  # as `make serve` after a plain install
 
 
 @pytest.fixture(scope="session")
-def origin_port() -> int:
+def origin() -> Iterator[Origin]:
     """Of the pages that call the service from elsewhere."""
-    return free_port()
+    with serving_pages() as origin:
+        yield origin
 
 
 @pytest.fixture(scope="session")
-def live(tmp_path_factory: pytest.TempPathFactory, origin_port: int) -> Iterator[Running]:
+def live(tmp_path_factory: pytest.TempPathFactory, origin: Origin) -> Iterator[Running]:
     log = tmp_path_factory.mktemp("live") / "log"
-    with serving_default(log, "--cors-origins", f"http://127.0.0.1:{origin_port}") as running:
+    with serving_bundle(*PLAIN, "--cors-origins", origin.url, log=log) as running:
         yield running
 
 
@@ -40,7 +40,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Run
         def start() -> Running:
             if not started:
                 log = tmp_path_factory.mktemp("keyed") / "log"
-                service = serving_default(log, MAEVE_API_KEY=KEY, MAEVE_RATE_LIMIT=RATE)
+                service = serving_bundle(*PLAIN, log=log, MAEVE_API_KEY=KEY, MAEVE_RATE_LIMIT=RATE)
                 started.append(ends.enter_context(service))
             return started[0]
 
@@ -48,6 +48,6 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Run
 
 
 @pytest.fixture
-def page(tmp_path: Path, live: Running, keyed: Callable[[], Running], origin_port: int) -> Iterator[Page]:
-    with Page(tmp_path / "maeve", live, keyed, KEY, partial(browse, origin_port)) as page:
+def page(tmp_path: Path, live: Running, keyed: Callable[[], Running], origin: Origin) -> Iterator[Page]:
+    with Page(tmp_path / "maeve", live, keyed, KEY, origin.browse) as page:
         yield page

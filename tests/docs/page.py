@@ -12,9 +12,9 @@ from typing import Self
 from tests.docs import commands
 from tests.docs.markdown import Block
 from tests.docs.output import matches
-from tests.docs.servers import Running, clean_environment, serving
 from tests.docs.sessions import Result, Session, run_once
 from tests.docs.workshop import make_workshop
+from tests.servers import Running, clean_environment, serving_command
 from tests.service.helpers import free_port
 
 KEYED = "maeve.example.org"  # in the text: a service that asks for the key in $KEY, and limits its rate
@@ -102,7 +102,8 @@ class Page:
         words = [word.replace(found[1], str(port)) for word in command.words]
         environment = {**self._environment, **command.environment}
         log = self._blocks / f"service-{port}.log"
-        self._ends.enter_context(serving(words, port, self._folder, environment, log))
+        service = serving_command(words, port, folder=self._folder, environment=environment, log=log)
+        self._ends.enter_context(service)
         return Result(0, "", log.read_text())
 
     def _localised(self, code: str) -> str:

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.docs.browser import find_chromium
+from tests.chromium import require_chromium
 from tests.docs.markdown import Block, documents, read_blocks
 from tests.docs.page import Page, is_run
 
@@ -18,8 +18,8 @@ def test_the_examples_of_a_page_run(path: str, page: Page) -> None:
     languages = {block.language for block in PAGES[path] if is_run(block)}
     if "js" in languages and shutil.which("node") is None:
         pytest.skip("there is no node to run JavaScript with")
-    if "html" in languages and find_chromium() is None:
-        pytest.skip("there is no Chromium to open HTML with: install it, or name it in CHROMIUM")
+    if "html" in languages:
+        require_chromium()
     for block in PAGES[path]:
         page.follow(block)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -27,9 +26,9 @@ from runtime.agreement import cosines
 from runtime.cores import usable_cores
 from runtime.machine import count_gpus, multiplies_in_bf16
 from runtime.onnx import OnnxRuntime
-from tests.service.helpers import eventually, free_port, photo
+from tests.servers import ROOT, clean_environment, serving_bundle
+from tests.service.helpers import eventually, photo
 
-ROOT = Path(__file__).parents[2]
 OCTETS = {"accept": "application/octet-stream"}
 
 
@@ -49,22 +48,17 @@ class Running:
 
 @contextmanager
 def running(bundle: Bundle, *flags: str) -> Iterator[Running]:
-    port = free_port()
-    command = [sys.executable, "-m", "service", "--bundle", str(bundle.path), "--port", str(port), *flags]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAEVE_")}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment)
-    try:
-        eventually(lambda: process.poll() is not None or listens(port), 60)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as http:
-            yield Running(process, port, http)
-    finally:
-        process.kill()
-        process.wait(10)
+    with (
+        serving_bundle(*flags, bundle=bundle.path) as served,
+        httpx.Client(base_url=served.url, timeout=20, trust_env=False) as http,
+    ):
+        yield Running(served.process, served.port, http)
 
 
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def ended(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=False, timeout=60
+    )
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +152,7 @@ def test_openvino_serves_in_the_best_that_this_cpu_has(tiny_bundle: Bundle) -> N
 )
 def test_what_cannot_be_had_ends_it_with_one_line(tiny_bundle: Bundle, flags: list[str], message: str) -> None:
     command = [sys.executable, "-m", "service", "--bundle", str(tiny_bundle.path), "--port", "0", *flags]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAEVE_")}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    done = ended(command)
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert line.startswith("error: " + message.replace("BUNDLE", str(tiny_bundle.path)))
@@ -171,8 +164,7 @@ def test_golden_arrays_that_are_none_end_it_with_one_line(tiny_bundle: Bundle, t
     fields = tiny_bundle.manifest.model_dump(exclude={"files", "digest"})
     bad = write_bundle(tmp_path / "bad", fields, {**files, "golden.npz": b"no arrays"})
     command = [sys.executable, "-m", "service", "--bundle", str(bad.path), "--port", "0", "--log-level", "error"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAEVE_")}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    done = ended(command)
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert line.startswith(f"error: {bad.path / 'golden.npz'}: cannot be read: ")

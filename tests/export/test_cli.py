@@ -86,8 +86,11 @@ def test_a_graph_that_differs_leaves_nothing(
 
 
 def test_a_run_that_is_not_there(run: Run, tmp_path: Path) -> None:
-    refused(run(tmp_path / "none", "--out", tmp_path / "out"), "none is not a finished run: it has no run.json")
-    assert list(tmp_path.iterdir()) == []
+    none, empty = tmp_path / "none", tmp_path / "empty"
+    refused(run(none, "--out", tmp_path / "out"), f"there is no folder {none}; give the --out of a finished run")
+    empty.mkdir()
+    refused(run(empty, "--out", tmp_path / "out"), "empty is not a finished run: it has no run.json")
+    assert list(tmp_path.iterdir()) == [empty]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.json"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from export.inspect import inspect, main
 from mae.weights import load_model
 from tests.conftest import TinyRuns
 
+ROOT = Path(__file__).parents[2]
 FILES = ("encoder.onnx", "decoder.onnx", "head.onnx", "golden.npz", "labels.json")
 Change = Callable[[onnx.ModelProto], None]
 
@@ -360,3 +362,10 @@ def test_exit_statuses(
     (tmp_path / "empty").mkdir()
     assert run(monkeypatch, tmp_path / "empty") == 1
     assert "is not a bundle: it has no manifest.json" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_full_disk_under_the_output_is_one_line(tiny_bundle: Bundle) -> None:
+    with Path("/dev/full").open("w") as full:
+        line = [sys.executable, "-m", "export.inspect", str(tiny_bundle.path)]
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "error: [Errno 28] No space left on device\n")

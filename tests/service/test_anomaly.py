@@ -48,6 +48,7 @@ from tests.service.helpers import (
 )
 
 DEFAULT_BUNDLE = Path(__file__).parents[2] / "models" / "default"
+MOST_PASSES = "MAEVE_MAX_IMAGES, and half of a worker's share of MAEVE_MAX_QUEUE"
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,7 @@ def test_a_network_trained_on_photos_did_not_expect_the_square_of_noise() -> Non
             "passes",
             "passes: with mask_ratio 0.25 it takes at least 4 to hide every patch, got 3",
         ),
-        ({"passes": 65}, "passes", "passes: at most 64 in one request (MAEVE_MAX_IMAGES), got 65"),
+        ({"passes": 65}, "passes", f"passes: at most 64 in one request ({MOST_PASSES}), got 65"),
         ({"passes": 0}, "passes", "passes: Input should be greater than or equal to 1"),
         ({"passes": 4, "mask": "0,1"}, None, "give mask or passes, not both"),
         ({"scale_max": 1}, None, "scale_max goes with passes"),
@@ -195,9 +196,10 @@ def test_passes_that_would_never_be_let_in_are_refused_at_once(fake_bundle: Bund
     with serving_fake(fake_bundle, max_images=10, max_queue=12) as (served, _):
         answer = served.http.post("/reconstruct", content=photo(1), params={"passes": 7})
         assert answer.status_code == 422
-        wanted = "passes: at most 6 in one request (half of MAEVE_MAX_QUEUE), got 7"
+        wanted = f"passes: at most 6 in one request ({MOST_PASSES}), got 7"
         assert answer.json()["error"]["message"] == wanted
         assert len(ask(served, photo(1), passes=6)["error"]) == NUM_PATCHES
+        assert served.http.get("/info").json()["limits"]["max_passes"] == 6
 
 
 def test_a_broken_image_is_image_0_whatever_the_pass(served: Served) -> None:
@@ -319,7 +321,7 @@ def test_who_leaves_takes_no_pass_from_another(fake_bundle: Bundle) -> None:
 
 def test_the_masks_are_those_of_the_query() -> None:
     query = ReconstructQuery(passes=5, mask_ratio=0.3, seed=9)
-    found = query.maskings(NUM_PATCHES, max_images=64, max_places=64)
+    found = query.maskings(NUM_PATCHES, max_passes=64)
     wanted = complementary_maskings(NUM_PATCHES, 0.3, 9, 5)
     assert [each.mask.tolist() for each in found] == [each.mask.tolist() for each in wanted]
 
@@ -404,4 +406,4 @@ def test_a_colour_lies_between_two_anchors(part: float) -> None:
 
 def test_an_image_of_one_patch_has_no_map() -> None:
     with pytest.raises(BadParameter, match="passes: an image of one patch has none to remove"):
-        ReconstructQuery(passes=2).maskings(1, max_images=64, max_places=64)
+        ReconstructQuery(passes=2).maskings(1, max_passes=64)

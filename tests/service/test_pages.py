@@ -15,7 +15,7 @@ from tests.service.helpers import Served, serving_fake
 
 STATIC = Path(service.__file__).parent / "static"
 PAGES = {"/": "index.html", "/docs": "docs.html"}
-TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".jpg": "image/jpeg"}
+TYPES = {".js": "text/javascript", ".css": "text/css", ".jpg": "image/jpeg"}
 FILES = sorted(path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*") if path.is_file())
 
 
@@ -84,7 +84,22 @@ def test_head_tells_the_same_without_the_body(served: Served, path: str) -> None
         assert head.headers[name] == got.headers[name]
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_cannot_be_framed(served: Served, path: str) -> None:
+    answer = served.http.get(path)
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-frame-options"] == "DENY"
+
+
+@pytest.mark.parametrize(
+    "path", [f"/static/{name}{end}" for name in PAGES.values() for end in ("", "/", "%2f", "?x", "/.")]
+)
+def test_a_page_has_no_second_address_without_its_headers(served: Served, path: str) -> None:
+    for method in ("GET", "HEAD"):
+        assert served.http.request(method, path).status_code == 404
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name not in PAGES.values()])
 def test_every_file_is_served_with_its_type(served: Served, name: str) -> None:
     answer = served.http.get(f"/static/{name}")
     assert answer.headers["content-type"].split(";")[0] == TYPES[Path(name).suffix]

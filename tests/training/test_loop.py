@@ -134,6 +134,18 @@ def test_a_signal_finishes_the_step_saves_and_resumes_bit_for_bit(
     assert [row["epoch"] for row in rows(out) if "score" in row] == [1, 2, 3]
 
 
+def test_a_signal_that_is_ignored_goes_on_being_so(tmp_path: Path) -> None:
+    """As Ctrl-C is in what a script started with `&`."""
+    job = Job(tmp_path)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        job.train(job.interrupted(5, lambda: signal.raise_signal(signal.SIGINT)))
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert job.steps == list(range(STEPS))
+
+
 def test_a_run_killed_between_two_checkpoints_repeats_only_what_was_lost(
     tmp_path: Path, uninterrupted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,8 @@ COMMAND = Command(
         ("--overwrite a --no-report --out b", Config(source=Path("a"), out=Path("b"), overwrite=True, report=False)),
         ("a --out b --num-threads 3", Config(source=Path("a"), out=Path("b"), num_threads=3)),
         ("a --out b --scale -1 1", Config(source=Path("a"), out=Path("b"), scale=(-1.0, 1.0))),
+        ("--scale -2e-1 -1E+3 a --out b", Config(source=Path("a"), out=Path("b"), scale=(-0.2, -1000.0))),
+        ("a --out -1e5", Config(source=Path("a"), out=Path("-1e5"))),
     ],
 )
 def test_arguments_come_in_any_order(line: str, expected: Config) -> None:
@@ -72,6 +74,9 @@ def test_arguments_come_in_any_order(line: str, expected: Config) -> None:
         ("a --out b --no-reprot", "there is no flag --no-reprot; did you mean --no-report?"),
         ("a --out b --xyz", "there is no flag --xyz; python -m things.turn --help lists them"),
         ("a c --out b", "'c' belongs to no flag; python -m things.turn --help lists them"),
+        ("a -1e-4 --out b", "'-1e-4' belongs to no flag; python -m things.turn --help lists them"),
+        ("a -1e-4 --out b --xyz", "there is no flag --xyz; python -m things.turn --help lists them"),
+        ("a --out b --scale 1 -inf", "--scale takes a number, got '-inf'"),
         ("a --out", "--out needs a path"),
         ("a --out b --scale 1", "--scale needs 2 values (X X)"),
         ("a --out b --overwrite=yes", "--overwrite takes no value"),

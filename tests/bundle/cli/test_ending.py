@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from bundle.cli.flags import UsageError
 from bundle.errors import BundleError, CacheError, MaeveError
 
 ROOT = Path(__file__).parents[3]
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 STATUSES: dict[type[Exception], int] = {CacheError: BAD_RESULT, MaeveError: NOT_DONE}
 
 
@@ -77,13 +81,20 @@ def python(body: str) -> list[str]:
     return [sys.executable, "-c", text]
 
 
-@pytest.mark.parametrize("lines", [1, 100_000])
-def test_a_reader_that_leaves_ends_it_quietly(lines: int) -> None:
-    """Whether the pipe breaks while something is written or only when the last of it is."""
-    body = f"input(); print('x\\n' * {lines})"
+def in_shell(script: str, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """A command where a line of the shell has $COMMAND."""
+    line = script.replace("$COMMAND", shlex.join(command))
+    return subprocess.run(
+        ["sh", "-c", line], capture_output=True, text=True, check=False, cwd=ROOT, env=BUFFERED, timeout=60
+    )
+
+
+def unread(body: str) -> tuple[int, str]:
+    """Status and stderr of a command whose reader leaves before it does anything: `body` is to begin with input()."""
     with subprocess.Popen(
-        python(body), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
-    ) as process:
+        python(body), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env=BUFFERED,
+    ) as process:  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -91,7 +102,40 @@ def test_a_reader_that_leaves_ends_it_quietly(lines: int) -> None:
         process.stdin.write("\n")
         process.stdin.close()
         err = process.stderr.read()
-    assert (process.returncode, err) == (UNREAD, "")
+    return process.returncode, err
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_leaves_ends_it_quietly(lines: int) -> None:
+    """Whether the pipe breaks while something is written or only when the last of it is."""
+    assert unread(f"input(); print('x\\n' * {lines})") == (UNREAD, "")
+
+
+def test_an_error_is_told_also_where_nobody_reads_the_output() -> None:
+    status, err = unread("input(); print('x'); raise ZeroDivisionError")
+    assert status == 1
+    assert err.endswith("ZeroDivisionError\n")
+
+
+def test_another_pipe_that_breaks_is_an_error_like_any_other() -> None:
+    body = "import os; read, write = os.pipe(); os.close(read); os.write(write, b'x')"
+    done = subprocess.run(python(body), capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.endswith("BrokenPipeError: [Errno 32] Broken pipe\n")
+
+
+def test_an_output_that_takes_no_more_is_one_line() -> None:
+    done = in_shell("$COMMAND > /dev/full", python("print('x')"))
+    assert (done.returncode, done.stderr) == (
+        NOT_DONE, "error: the output could not be written: No space left on device\n",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("redirection", "said"), [(">&-", ("", "to stderr\n")), (">&- 2>&-", ("", ""))])
+def test_a_closed_output_takes_what_it_is_given(redirection: str, said: tuple[str, str]) -> None:
+    body = "import sys; sys.stdout.write('to stdout\\n'); print('to stderr', file=sys.stderr)"
+    done = in_shell(f"$COMMAND {redirection}", python(body))
+    assert (done.returncode, done.stdout, done.stderr) == (0, *said)
 
 
 def test_a_ctrl_c_that_becomes_another_error_is_still_one() -> None:
@@ -102,3 +146,10 @@ def test_a_ctrl_c_that_becomes_another_error_is_still_one() -> None:
     )
     done = subprocess.run(python(body), capture_output=True, text=True, check=False, cwd=ROOT)
     assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "", "stopped\n")
+
+
+def test_a_ctrl_c_that_is_ignored_goes_on_being_so() -> None:
+    """As in what a script started with `&`."""
+    body = "import signal; signal.raise_signal(signal.SIGINT); print('went on')"
+    done = in_shell("trap '' INT; $COMMAND", python(body))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")

@@ -40,7 +40,7 @@ def link(fake_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(link: Path, short_folder: Path) -> Iterator[Fleet]:
-    with fleet(link, short_folder, "--workers", "2", "--stall-s", "3") as served:
+    with fleet(link, short_folder, "--workers", "2", "--stall-s", "3", "--max-queue", "100") as served:
         yield served
 
 
@@ -62,6 +62,17 @@ def test_every_worker_gives_the_vectors_of_one_process(served: Fleet, fake_bundl
         np.testing.assert_array_equal(np.frombuffer(answer.content, "<f4"), expected(fake_bundle, image))
         answerers.add(served.processes()["answered_by"])
     assert answerers <= {"http-0", "http-1"}
+
+
+def test_info_says_how_many_passes_a_worker_lets_in(served: Fleet) -> None:
+    """Half of its own places, which are 64 rather than 50: a request of max_images must fit."""
+    limits = served.get("/info").json()["limits"]
+    assert (limits["max_queue"], limits["max_passes"]) == (100, 32)
+    statuses = [
+        httpx.post(f"{served.url}/reconstruct", content=photo(1), params={"passes": passes}, timeout=20).status_code
+        for passes in (32, 33)
+    ]
+    assert statuses == [200, 422]
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["pixels", "ids_keep"])
