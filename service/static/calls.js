@@ -2,7 +2,7 @@
 
 /** What a file without a type of its own is sent as. */
 export const OCTETS = "application/octet-stream";
-const JSON_TYPE = "application/json";
+export const JSON_TYPE = "application/json";
 
 /** Where curl puts an answer that no terminal should show. */
 const OUTPUTS = { [OCTETS]: "answer.bin", "application/x-npy": "answer.npy", "image/png": "answer.png" };
@@ -52,9 +52,9 @@ function quote(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** For curl's -F, where a bare name ends at a comma or a semicolon. */
+/** For curl's -F, where a bare name ends at a comma or a semicolon, and spaces around it are no part of it. */
 function quoteForm(text) {
-  return /[,;"\\]/.test(text) ? `"${text.replaceAll(/["\\]/g, "\\$&")}"` : text;
+  return /[,;"\\]|^\s|\s$/.test(text) ? `"${text.replaceAll(/["\\]/g, "\\$&")}"` : text;
 }
 
 /** To curl, - is its standard input. */

@@ -1,7 +1,7 @@
 /** How photos come in: dropped, pasted, chosen, taken, or one of the samples; and what is refused before it is sent. */
 
 import { announce, make } from "./dom.js";
-import { twinOf } from "./photos.js";
+import { readable, twinOf } from "./photos.js";
 import { SAMPLES, sampleFile, sampleUrl } from "./samples.js";
 
 /** As many as can be compared at a glance. Requests with fewer are the business of whoever sends them. */
@@ -30,7 +30,12 @@ export class Intake {
 
   /** Take in the files that are photos and are not here yet, and say what became of the others; after those that came before. */
   take(files) {
-    if (files.length) this.#taking = this.#taking.then(() => this.#sort(files));
+    if (files.length) this.#taking = this.#taking.catch(() => {}).then(() => this.#sort(files)); // whatever befell those before
+  }
+
+  /** Take in one of the page's samples. Throws an Error in words where it cannot be fetched. */
+  async takeSample(name) {
+    this.take([await sampleFile(name)]);
   }
 
   async #sort(files) {
@@ -39,7 +44,7 @@ export class Intake {
     const refused = [];
     for (const file of files) {
       const twin = await twinOf(file, [...photos.all, ...taken.map((each) => ({ file: each, name: each.name }))]);
-      const fault = twin ? alreadyHere(file, twin) : faultOf(file, info);
+      const fault = twin ? alreadyHere(file, twin) : faultOf(file, info) || (await unreadable(file));
       if (fault) refused.push(fault);
       else taken.push(file);
       if (files.length === 1 && twin) photos.choose(twin);
@@ -85,16 +90,8 @@ export class Intake {
   #sample(name, title) {
     const picture = make("img", { src: sampleUrl(name), alt: title, width: 96, height: 96 });
     const button = make("button", { type: "button", title }, picture);
-    button.addEventListener("click", () => this.#takeSample(name));
+    button.addEventListener("click", () => this.takeSample(name).catch((error) => this.#tell([error.message])));
     return button;
-  }
-
-  async #takeSample(name) {
-    try {
-      this.take([await sampleFile(name)]);
-    } catch {
-      this.#tell(["The sample cannot be fetched. Is the service still running?"]);
-    }
   }
 }
 
@@ -115,6 +112,11 @@ function faultOf(file, info) {
   const most = info?.limits.max_body_bytes ?? Infinity;
   if (file.size > most) return `${name} has ${megabytes(file.size)}, and this service takes at most ${megabytes(most)} at once.`;
   return "";
+}
+
+/** That the file's bytes cannot be read, or "". */
+async function unreadable(file) {
+  return (await readable(file)) ? "" : `${file.name || "The file"} cannot be read: it has changed or is gone. Choose it again.`;
 }
 
 function megabytes(bytes) {

@@ -19,7 +19,7 @@ export function followCards(nav, cards) {
     const text = SHORT[card.id] ?? card.querySelector("h2").textContent;
     return [card, make("a", { href: `#${card.id}`, textContent: text })];
   }));
-  nav.append(...links.values());
+  nav.replaceChildren(...links.values());
   const show = () => {
     for (const [card, link] of links) link.hidden = card.hidden;
     nav.hidden = cards.every((card) => card.hidden);

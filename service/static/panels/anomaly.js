@@ -1,8 +1,10 @@
 /** Which patches of a photo the network guesses badly, whichever others it sees. */
 
-import { drawHeat, drawLegend, short, unit } from "../heat.js";
+import { Grid } from "../grid.js";
+import { drawHeat, drawLegend, unit } from "../heat.js";
 import { Panel } from "../panel.js";
-import { PatchGrid, Patches, place, swap, together } from "../patches.js";
+import { PatchGrid, Patches, swap, together } from "../patches.js";
+import { percent, short } from "../words.js";
 
 const PASSES = 8;
 const MOST_PASSES = 32; // more take long and tell little
@@ -10,6 +12,10 @@ const RATIO = 75;
 const LEAST_RATIO = 5;
 
 export class Anomaly extends Panel {
+  #grid;
+  #plain;
+  #map;
+  #worst = null; // the patch with the largest error
   #answer = null;
   #looked = null;
   #passes = PASSES; // as wanted, which the ratio may not allow
@@ -19,12 +25,12 @@ export class Anomaly extends Panel {
     super(section, page);
     if (!this.offered) return;
     const { image_size: [height, width], grid } = page.info.model;
-    this.grid = grid;
+    this.#grid = new Grid(grid);
     section.style.setProperty("--aspect", width / height);
     this.part("unit").textContent = unit(page.info.pixel_target);
-    this.map = new PatchGrid(this.part("map"), grid, "Patches of the photo and how badly they were guessed");
-    this.plain = new Patches(this.part("plain"), grid);
-    together([this.plain, this.map], (index) => this.#look(index));
+    this.#map = new PatchGrid(this.part("map"), this.#grid, "Patches of the photo and how badly they were guessed");
+    this.#plain = new Patches(this.part("plain"), this.#grid);
+    together([this.#plain, this.#map], (index) => this.#look(index));
     this.#listen();
   }
 
@@ -62,10 +68,8 @@ export class Anomaly extends Panel {
     return Number(this.part("ratio").value) / 100;
   }
 
-  /** Of what the service runs for one request: each pass counts as an image, and all may fill half of its queue. */
   get #mostPasses() {
-    const { max_images: images, max_queue: queue } = this.page.info.limits;
-    return Math.min(MOST_PASSES, images, Math.max(1, Math.floor(queue / 2)));
+    return Math.min(MOST_PASSES, this.page.info.limits.max_passes);
   }
 
   #change() {
@@ -80,7 +84,7 @@ export class Anomaly extends Panel {
     slider.max = this.#mostPasses;
     slider.value = this.#passes;
     this.part("passes-text").textContent = slider.value;
-    this.part("ratio-text").textContent = `${this.part("ratio").value} %`;
+    this.part("ratio-text").textContent = percent(this.#ratio);
   }
 
   #show(body) {
@@ -88,11 +92,11 @@ export class Anomaly extends Panel {
     const { error, passes, mean_error: mean, max_error: most, scale_max: top } = body;
     drawHeat(this.part("heat"), body.grid, error, top);
     drawLegend(this.part("legend"), top, most > top);
-    this.worst = error.indexOf(Math.max(...error));
+    this.#worst = error.indexOf(Math.max(...error));
     this.part("heat").ariaLabel = `The error of all ${error.length} patches over ${passes} passes: from ${short(Math.min(...error))} to ` +
-      `${short(most)}, ${short(mean)} on average; ${place(this.worst, this.grid)} has the largest`;
+      `${short(most)}, ${short(mean)} on average; ${this.#grid.place(this.#worst)} has the largest`;
     this.part("caption").textContent = `Error of every patch, ${short(mean)} on average`;
-    this.map.describe((i) => `${place(i, this.grid)}, error ${short(error[i])}`);
+    this.#map.describe((i) => `${this.#grid.place(i)}, error ${short(error[i])}`);
     this.#look(this.#looked);
   }
 
@@ -101,10 +105,10 @@ export class Anomaly extends Panel {
     this.#looked = looked;
     if (!this.#answer) return;
     const { error, hidden, passes, mean_error: mean } = this.#answer;
-    const index = looked ?? this.worst;
-    for (const picture of [this.plain, this.map]) picture.mark(index);
+    const index = looked ?? this.#worst;
+    for (const picture of [this.#plain, this.#map]) picture.mark(index);
     this.part("look-title").textContent = looked === null ? "The largest error" : "This patch";
-    this.part("look-text").textContent = `${place(index, this.grid)}: error ${short(error[index])}, ${short(error[index] / mean)} times the ` +
+    this.part("look-text").textContent = `${this.#grid.place(index)}: error ${short(error[index])}, ${short(error[index] / mean)} times the ` +
       `average of the photo; hidden in ${hidden[index]} of ${passes} passes.`;
   }
 }

@@ -3,7 +3,9 @@
 import { norm } from "../algebra.js";
 import { blank } from "../canvas.js";
 import { copy } from "../clipboard.js";
-import { Panel, colour, make } from "../panel.js";
+import { colour, make } from "../dom.js";
+import { Panel } from "../panel.js";
+import { figure } from "../words.js";
 
 const LEAST_BAR = 3; // CSS pixels, its gap included: where they would be narrower they go on in another row
 const ROW = 112; // CSS pixels, as is the gap between rows
@@ -156,8 +158,4 @@ export class Embedding extends Panel {
       this.showError(error.message);
     }
   }
-}
-
-function figure(value) {
-  return value.toPrecision(3).replace("-", "−");
 }
