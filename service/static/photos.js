@@ -88,7 +88,7 @@ export class Photos extends EventTarget {
 
 /** Whether the file can be read: browsers refuse to where it has changed on the disk, or is gone, since it was chosen. */
 export async function readable(file) {
-  return (await bytesOf(file.slice(0, 1))) !== null;
+  return (await bytesOf(file.size ? file.slice(0, 1) : file)) !== null; // one that is gone may have the size 0
 }
 
 /** The first of `others`, each with a `file`, whose bytes are those of `file`; or undefined. */

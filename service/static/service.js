@@ -111,10 +111,10 @@ export class Service extends EventTarget {
     if (status !== 429) await (this.#recovery ??= this.#poll().finally(() => { this.#recovery = null; }));
   }
 
-  /** Asks whether the service is ready until it is; once for all who wait, and ever less often. */
+  /** Asks whether the service is ready until it is; once for all who wait, ever less often, and when somebody looks. */
   async #poll() {
     for (let ms = FIRST_PAUSE_MS; ; ms = Math.min(2 * ms, LONGEST_PAUSE_MS)) {
-      await pause(ms);
+      await pauseUnlessSeen(ms);
       if (await this.#reach("readyz", {}).then(() => true, () => false)) return;
     }
   }
@@ -167,6 +167,20 @@ async function inWords(answer, hadKey) {
 /** Resolves after so many milliseconds. */
 export function pause(ms) {
   return new Promise((resolve) => { setTimeout(resolve, ms); });
+}
+
+/** Resolves after so many milliseconds, or as soon as somebody comes back to the page. */
+function pauseUnlessSeen(ms) {
+  return new Promise((resolve) => {
+    const listening = new AbortController();
+    const end = () => {
+      listening.abort();
+      resolve();
+    };
+    setTimeout(end, ms);
+    addEventListener("focus", end, { signal: listening.signal });
+    document.addEventListener("visibilitychange", () => { if (!document.hidden) end(); }, { signal: listening.signal });
+  });
 }
 
 /** A Server-Timing header as { stage: milliseconds }. */

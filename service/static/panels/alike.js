@@ -104,7 +104,7 @@ export class Alike extends Panel {
       ? "One cosine alone says little, since all photos have something in common for a network. Add a third photo: which pair has " +
         "the higher cosine is what counts."
       : `Here the cosines lie between ${fixed(least, 3)} and ${fixed(most, 3)}. All photos have something in common for a network, so ` +
-        "judge a cosine by the others: colours and words run from the least to the most alike pair here, in even steps of the angle between the vectors.";
+        "judge a cosine by the others: the colours run from the least to the most alike pair here, in even steps of the angle between the vectors.";
   }
 
   /** Both photos of a cell, their cosine, and its place among all pairs. */
@@ -133,14 +133,8 @@ export class Alike extends Panel {
   }
 
   #figures(value) {
-    return [make("b", { textContent: fixed(value, 3) }), make("span", { className: "soft", textContent: this.#word(value) })];
-  }
-
-  #word(value) {
-    if (value >= SAME) return "the same to the network";
-    if (this.#drawn.pairs.length === 1) return "";
-    const share = this.#share(value);
-    return share >= 0.8 ? "very alike" : share >= 0.5 ? "alike" : share >= 0.2 ? "less alike" : "far apart";
+    const same = value >= SAME ? "the same to the network" : "";
+    return [make("b", { textContent: fixed(value, 3) }), make("span", { className: "soft", textContent: same })];
   }
 
   /** The others in the order of their cosine with the photo that is looked at, unless that is left out. */

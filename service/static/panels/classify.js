@@ -53,15 +53,14 @@ export class Classify extends Panel {
 function about({ num_classes, provenance: { dataset, metrics } }) {
   const metric = METRICS.find((name) => name in metrics);
   const right = metric
-    ? ` On photos of that kind which it had not seen, its first guess was right in ${(100 * metrics[metric]).toFixed(0)} of 100 cases.`
+    ? ` Of the photos held out in training, its first guess was right for ${percent(metrics[metric])}.`
     : "";
   return `A classifier on top of the network, trained on ${dataset}, knows ${num_classes} classes and nothing else: whatever ` +
     `a photo shows, it names one of these.${right}`;
 }
 
 function verdict({ label, probability }) {
-  const sure = probability >= 0.8 ? "it is sure of it" : probability >= 0.5 ? "it is fairly sure" : "it is not sure";
-  return `Its first guess is “${label}”, and ${sure}: ${percent(probability, 1)}.`;
+  return `Its first guess is “${label}”, at ${percent(probability, 1)}.`;
 }
 
 function row(label, probability, className = "") {

@@ -108,7 +108,7 @@ export class Embedding extends Panel {
   #read() {
     const at = Math.min(this.#at ?? 0, this.#vector.length - 1);
     const said = `Value ${at + 1} of ${this.#vector.length}: ${figure(this.#vector[at])}`;
-    this.part("value").textContent = this.#at === null ? "Point at a bar, or go along them with the arrow keys, to read its value." : said;
+    this.part("value").textContent = this.#at === null ? "Point at or tap a bar, or go along them with the arrow keys, to read its value." : said;
     const strip = this.part("strip");
     strip.setAttribute("aria-valuemax", this.#vector.length);
     strip.setAttribute("aria-valuenow", at + 1);

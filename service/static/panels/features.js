@@ -28,7 +28,10 @@ export class Features extends Panel {
     const [height, width] = page.info.preprocess.crop;
     this.part("grid").style.aspectRatio = `${width} / ${height}`;
     this.part("opacity").addEventListener("input", () => this.redraw());
-    this.part("shared").addEventListener("change", () => this.refresh());
+    this.part("shared").addEventListener("change", () => {
+      this.#picker.keep(null); // else the colours, which change now, would not be seen
+      this.refresh();
+    });
     this.part("place").addEventListener("change", () => {
       this.#samples = new WeakMap();
       this.refresh();
@@ -157,7 +160,7 @@ export class Features extends Panel {
     const { rows, columns } = this.#grid;
     this.part("map").setAttribute("aria-label", `The photo in ${rows} rows and ${columns} columns of patches; alike patches have alike ` +
       `colours. ${items.map(([name, share]) => `${name} ${percent(share)}`).join(", ")}`);
-    this.part("readout").textContent = "Point at a patch to see which others it is like.";
+    this.part("readout").textContent = "Point at or tap a patch to see which others it is like.";
   }
 
   #tellLikeness(patch, likeness, { least, most }) {

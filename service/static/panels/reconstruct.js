@@ -1,5 +1,6 @@
 /** What the network makes of a photo of which it sees a part; the part is drawn at random, or painted by hand. */
 
+import { PICTURES_OUTPUT } from "../calls.js";
 import { make } from "../dom.js";
 import { Grid } from "../grid.js";
 import { drawHeat, drawLegend, roundTop, unit } from "../heat.js";
@@ -58,7 +59,7 @@ export class Reconstruct extends Panel {
     const impossible = this.#impossible();
     this.#stage.classList.toggle("stale", Boolean(impossible));
     if (impossible) return;
-    const { body } = await this.ask("reconstruct", { photos, signal, ...this.#choice() });
+    const { body } = await this.ask("reconstruct", { photos, signal, output: PICTURES_OUTPUT, ...this.#choice() });
     await swap(["original", "masked", "reconstruction"].map((name) => [this.part(name), body.images[name]]), signal);
     this.#show(body);
   }
@@ -71,6 +72,7 @@ export class Reconstruct extends Panel {
     const on = (name, type, listener) => this.part(name).addEventListener(type, listener);
     on("ratio", "input", () => this.#draw());
     on("seed", "input", () => this.#draw());
+    on("seed", "change", () => { this.part("seed").value = this.#seed; }); // what is used, whatever was typed
     on("shuffle", "click", () => {
       this.part("seed").value = (this.#seed + 1) % (MOST_SEED + 1);
       this.#draw();
