@@ -1,4 +1,4 @@
-"""What may stand between a page and its services: an address that answers are fetched through, and spoilt on the way."""
+"""What may stand between a page and its services: a proxy, through which answers are changed or spoilt on the way."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _handler(proxy: Proxy, http: httpx.Client) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(answer.content[: len(answer.content) // 2] if cut else answer.content)
             self.close_connection = True
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *_: object) -> None:
             """Nothing: the tests tell what went wrong."""
 
     return Handler
