@@ -55,6 +55,7 @@ export function python({ photos, python: { method, args = [] } }, origin, locked
     "",
     `with Client(${JSON.stringify(origin.replace(/\/$/, ""))}${key}) as client:`,
     `    result = client.${method}(${passed})`,
+    "",
     ...USES[method],
   ].join("\n");
 }

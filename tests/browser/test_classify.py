@@ -94,16 +94,17 @@ def test_it_tells_what_the_classifier_knows(cat: Page, service: str) -> None:
     expect(about).to_contain_text(f"Of the photos held out in training, its first guess was right for {right} %.")
 
 
-def test_a_damaged_photo_is_told_in_words(page: Page, complaints: Complaints) -> None:
+def test_a_damaged_photo_is_told_in_words(cat: Page, complaints: Complaints) -> None:
     complaints.expected.append("400")
     broken: FilePayload = {
-        "name": "cat.jpg",
+        "name": "broken.jpg",
         "mimeType": "image/jpeg",
         "buffer": (SAMPLES / "cat.jpg").read_bytes()[:300],
     }
-    page.locator("#intake input[type=file]").first.set_input_files([broken])
-    card(page).scroll_into_view_if_needed()
-    expect(card(page).get_by_role("alert")).to_contain_text("damaged")
+    cat.locator("#intake input[type=file]").first.set_input_files([broken])
+    card(cat).scroll_into_view_if_needed()
+    expect(card(cat).get_by_role("alert")).to_contain_text("damaged")
+    expect(part(cat, "said")).to_be_hidden()  # it was said of the cat
 
 
 def test_there_is_no_card_without_a_classifier(open_page: OpenPage, tmp_path: Path) -> None:
