@@ -62,7 +62,7 @@ export function units(values, D) {
 }
 
 /** The cosine of vector `index` to each, itself included. `unit`: vectors of length 1. Float64Array [N]. */
-export function cosines(unit, D, index) {
+export function cosinesTo(unit, D, index) {
   return Float64Array.from({ length: unit.length / D }, (_, other) => dot(unit, index * D, unit, other * D, D));
 }
 

@@ -2,13 +2,24 @@
 
 /** What a file without a type of its own is sent as. */
 export const OCTETS = "application/octet-stream";
-const JSON_TYPE = "application/json";
+export const JSON_TYPE = "application/json";
 
 /** Where curl puts an answer that no terminal should show. */
 const OUTPUTS = { [OCTETS]: "answer.bin", "application/x-npy": "answer.npy", "image/png": "answer.png" };
 
+/** The same for JSON with pictures in it. */
+export const PICTURES_OUTPUT = "answer.json";
+
 /** Methods of the client that take an image and not a list. */
 const ONE_IMAGE = ["reconstruct", "anomaly"];
+
+/** What one would do with the result, by method of the client. */
+const USES = {
+  embed: ["print(result.shape, result.dtype)"],
+  classify: ["for guess in result[0]:", "    print(guess.label, guess.probability)"],
+  reconstruct: ['Path("reconstruction.png").write_bytes(result.reconstruction)', "print(result.mean_error)"],
+  anomaly: ['Path("heatmap.png").write_bytes(result.heatmap)', "print(result.mean_error, result.max_error)"],
+};
 
 /** A route with its query, as it is sent and shown: commas, which separate lists here, stay readable. */
 export function target(route, params = {}) {
@@ -44,6 +55,8 @@ export function python({ photos, python: { method, args = [] } }, origin, locked
     "",
     `with Client(${JSON.stringify(origin.replace(/\/$/, ""))}${key}) as client:`,
     `    result = client.${method}(${passed})`,
+    "",
+    ...USES[method],
   ].join("\n");
 }
 
@@ -52,9 +65,9 @@ function quote(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** For curl's -F, where a bare name ends at a comma or a semicolon. */
+/** For curl's -F, where a bare name ends at a comma or a semicolon, and spaces around it are no part of it. */
 function quoteForm(text) {
-  return /[,;"\\]/.test(text) ? `"${text.replaceAll(/["\\]/g, "\\$&")}"` : text;
+  return /[,;"\\]|^\s|\s$/.test(text) ? `"${text.replaceAll(/["\\]/g, "\\$&")}"` : text;
 }
 
 /** To curl, - is its standard input. */

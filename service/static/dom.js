@@ -22,13 +22,19 @@ export function announce(text) {
   document.getElementById("announcements").textContent = text;
 }
 
-/** Call `draw` when the element has another width, and when the colour scheme changes. */
+/** Call `draw` when the element has another width, and when the colour scheme changes, until the element is taken out of the page. */
 export function whenLooksChange(element, draw) {
+  const scheme = matchMedia("(prefers-color-scheme: dark)");
   let width = 0;
-  new ResizeObserver(([entry]) => {
-    if (entry.contentRect.width === width) return;
-    width = entry.contentRect.width;
-    requestAnimationFrame(draw); // not at once: what draws may change the element's height, which observers must not
-  }).observe(element);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  const observer = new ResizeObserver(([entry]) => {
+    if (!element.isConnected) {
+      observer.disconnect();
+      scheme.removeEventListener("change", draw);
+    } else if (entry.contentRect.width !== width) {
+      width = entry.contentRect.width;
+      requestAnimationFrame(draw); // not at once: what draws may change the element's height, which observers must not
+    }
+  });
+  observer.observe(element);
+  scheme.addEventListener("change", draw);
 }

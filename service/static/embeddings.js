@@ -1,12 +1,9 @@
 /** The vectors of many photos: asked for in as many requests as the service's limits need, and remembered. */
 
-// Answers that blame a photo: broken, too large, no picture at all. Others blame the request or the service.
-const BLAMING = new Set([400, 413, 415]);
 // What a photo's own headers may add to a multipart body
 const PART_BYTES = 1024;
 
 export class Embeddings {
-  #digest = null;
   #vectors = {}; // pooling -> WeakMap of photo -> vector
   #faults = new WeakMap(); // photo -> what is wrong with it, in words
   /** Called with a photo that the service refuses, and why. */
@@ -61,15 +58,11 @@ export class Embeddings {
     try {
       answer = await this.ask(batch, pooling, signal);
     } catch (error) {
-      if (!BLAMING.has(error.status)) throw error;
+      if (!error.aboutPhotos) throw error;
       return this.#blame(error, batch, pooling, signal);
     }
-    const { digest, embeddings } = answer.body;
-    // Vectors of another bundle, which took this one's place meanwhile, cannot be compared: `gather` asks for them again
-    if (digest !== this.#digest) this.#vectors = {};
-    this.#digest = digest;
     const known = (this.#vectors[pooling] ??= new WeakMap());
-    batch.forEach((photo, i) => known.set(photo, embeddings[i]));
+    batch.forEach((photo, i) => known.set(photo, answer.body.embeddings[i]));
   }
 
   /** The photo that the error names, or the only one; else find it by halves. The rest of the batch is left to `gather`. */

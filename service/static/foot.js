@@ -18,7 +18,7 @@ const LEAST_MS = 0.1;
 export class Foot {
   #timing = make("div", { className: "timing soft" });
   #curl = new Snippet("curl", "the curl command");
-  #python = new Snippet("Python", "the Python lines");
+  #python = new Snippet("Python", "the Python lines", "In a clone of Maeve, after pip install -e '.[client]'");
   #calls = make("details", { className: "calls", hidden: true }, make("summary", { textContent: "The same from a program" }),
     this.#curl.element, this.#python.element);
 
@@ -50,12 +50,14 @@ class Snippet {
   #code = make("pre");
   element = make("div", { className: "snippet", hidden: true });
 
-  constructor(name, what) {
+  /** `note`: what to know before, if anything. */
+  constructor(name, what, note = "") {
     this.#code.className = name.toLowerCase();
     this.#code.tabIndex = 0; // it scrolls, so keys must reach it
     this.#code.setAttribute("role", "region");
     this.#code.setAttribute("aria-label", `As ${name}`);
-    this.element.append(make("h3", { textContent: name }), copyButton(what, () => this.#code.textContent), this.#code);
+    const head = make("h3", {}, name, make("small", { textContent: note }));
+    this.element.append(head, copyButton(what, () => this.#code.textContent), this.#code);
   }
 
   show(text) {

@@ -1,5 +1,7 @@
 /** A number per patch as a colour: the scale, its legend and the drawing. The service's heat maps have the same colours. */
 
+import { short } from "./words.js";
+
 /** Red, green and blue, 0 to 255, at even steps from nothing to the most: SCALE in service/anomaly.py, which says why. */
 export const SCALE = [
   [31, 21, 78], [72, 33, 100], [117, 45, 111], [161, 58, 110], [201, 76, 96], [228, 109, 80], [245, 147, 68],
@@ -56,9 +58,4 @@ export function roundTop(values) {
   const most = Math.max(...values.filter((value) => value !== null), 1e-6);
   const power = 10 ** Math.floor(Math.log10(most));
   return power * [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= most * (1 - 1e-9));
-}
-
-/** At most three figures: "0.41", "12.5". */
-export function short(value) {
-  return String(Number(value.toPrecision(3)));
 }

@@ -1,7 +1,7 @@
 /** How photos come in: dropped, pasted, chosen, taken, or one of the samples; and what is refused before it is sent. */
 
 import { announce, make } from "./dom.js";
-import { twinOf } from "./photos.js";
+import { readable, twinOf } from "./photos.js";
 import { SAMPLES, sampleFile, sampleUrl } from "./samples.js";
 
 /** As many as can be compared at a glance. Requests with fewer are the business of whoever sends them. */
@@ -25,22 +25,32 @@ export class Intake {
     }
     section.querySelector("#samples").append(...SAMPLES.map((sample) => this.#sample(...sample)));
     this.#listen();
-    page.photos.addEventListener("change", () => section.classList.toggle("filled", page.photos.all.length > 0));
+    page.photos.addEventListener("change", () => {
+      section.classList.toggle("filled", page.photos.all.length > 0);
+      this.#tell([]); // it was about the photos as they were
+    });
   }
 
   /** Take in the files that are photos and are not here yet, and say what became of the others; after those that came before. */
   take(files) {
-    if (files.length) this.#taking = this.#taking.then(() => this.#sort(files));
+    if (files.length) this.#taking = this.#taking.catch(() => {}).then(() => this.#sort(files)); // whatever befell those before
+  }
+
+  /** Take in one of the page's samples. Throws an Error in words where it cannot be fetched. */
+  async takeSample(name) {
+    this.take([await sampleFile(name)]);
   }
 
   async #sort(files) {
     const { photos, info } = this.page;
     const taken = [];
     const refused = [];
+    const known = [];
     for (const file of files) {
       const twin = await twinOf(file, [...photos.all, ...taken.map((each) => ({ file: each, name: each.name }))]);
-      const fault = twin ? alreadyHere(file, twin) : faultOf(file, info);
-      if (fault) refused.push(fault);
+      const fault = twin ? "" : await faultOf(file, info);
+      if (twin) known.push(alreadyHere(file, twin));
+      else if (fault) refused.push(fault);
       else taken.push(file);
       if (files.length === 1 && twin) photos.choose(twin);
     }
@@ -50,13 +60,15 @@ export class Intake {
       refused.push(`This page compares at most ${MOST_PHOTOS} photos: ${left} ${left === 1 ? "was" : "were"} left out.`);
     }
     photos.add(taken);
-    this.#tell(refused);
+    this.#tell(refused, known);
     if (taken.length) announce(`${taken.length === 1 ? taken[0].name : `${taken.length} photos`} added`);
   }
 
-  #tell(refused) {
-    this.error.replaceChildren(...refused.map((fault) => make("span", { textContent: fault })));
-    this.error.hidden = refused.length === 0;
+  /** `faults`: what was refused. `notes`: what nobody did wrong. */
+  #tell(faults, notes = []) {
+    const line = (className) => (textContent) => make("span", { className, textContent });
+    this.error.replaceChildren(...faults.map(line("")), ...notes.map(line("soft")));
+    this.error.hidden = !this.error.hasChildNodes();
   }
 
   #listen() {
@@ -85,16 +97,8 @@ export class Intake {
   #sample(name, title) {
     const picture = make("img", { src: sampleUrl(name), alt: title, width: 96, height: 96 });
     const button = make("button", { type: "button", title }, picture);
-    button.addEventListener("click", () => this.#takeSample(name));
+    button.addEventListener("click", () => this.takeSample(name).catch((error) => this.#tell([error.message])));
     return button;
-  }
-
-  async #takeSample(name) {
-    try {
-      this.take([await sampleFile(name)]);
-    } catch {
-      this.#tell(["The sample cannot be fetched. Is the service still running?"]);
-    }
   }
 }
 
@@ -107,10 +111,11 @@ function alreadyHere(file, photo) {
   return photo.fault ? `${same} It cannot be used.` : same;
 }
 
-/** Why the service would refuse the file, as far as this can be told without it; or "". */
-function faultOf(file, info) {
+/** Why the file cannot be taken, or the service would refuse it, as far as this can be told without it; or "". */
+async function faultOf(file, info) {
   const name = file.name || "The file";
   if (!(file.type.startsWith("image/") || (!file.type && ENDINGS.test(file.name)))) return `${name} is not a photo.`;
+  if (!(await readable(file))) return `${name} cannot be read: it has changed or is gone. Choose it again.`;
   if (file.size === 0) return `${name} is empty.`;
   const most = info?.limits.max_body_bytes ?? Infinity;
   if (file.size > most) return `${name} has ${megabytes(file.size)}, and this service takes at most ${megabytes(most)} at once.`;

@@ -2,24 +2,13 @@
 
 import { make } from "./dom.js";
 
-/** What a card is called where room is short; others go by their headings. */
-const SHORT = {
-  reconstruct: "Hidden patches",
-  anomaly: "The unexpected",
-  features: "Features",
-  embedding: "Vector",
-  alike: "Likeness",
-  classify: "Labels",
-  keep: "Speed",
-};
-
-/** Keeps `nav` at the cards that are shown. */
+/** Keeps `nav` at the cards that are shown; they go by what stands before the colon of their headings. */
 export function followCards(nav, cards) {
   const links = new Map(cards.map((card) => {
-    const text = SHORT[card.id] ?? card.querySelector("h2").textContent;
-    return [card, make("a", { href: `#${card.id}`, textContent: text })];
+    const [name] = card.querySelector("h2").textContent.split(":");
+    return [card, make("a", { href: `#${card.id}`, textContent: name })];
   }));
-  nav.append(...links.values());
+  nav.replaceChildren(...links.values());
   const show = () => {
     for (const [card, link] of links) link.hidden = card.hidden;
     nav.hidden = cards.every((card) => card.hidden);

@@ -20,7 +20,7 @@ export class Painting extends PatchGrid {
 
   constructor(element, grid, label) {
     super(element, grid, label);
-    this.#hidden = new Array(this.count).fill(false);
+    this.#hidden = new Array(grid.count).fill(false);
     for (const cell of this.cells) cell.ariaSelected = "false";
     this.table.ariaMultiSelectable = "true";
     const on = (type, listener) => this.table.addEventListener(type, listener);
@@ -86,13 +86,12 @@ export class Painting extends PatchGrid {
 
   /** The patches from one to the other: a fast stroke skips some. */
   #line(from, to) {
-    const columns = this.grid[1];
-    const [row, column] = [Math.floor(from / columns), from % columns];
-    const [down, right] = [Math.floor(to / columns) - row, (to % columns) - column];
+    const [[row, column], [lastRow, lastColumn]] = [from, to].map((index) => this.grid.position(index));
+    const [down, right] = [lastRow - row, lastColumn - column];
     const steps = Math.max(Math.abs(down), Math.abs(right), 1);
     return Array.from({ length: steps }, (_, i) => {
       const part = (i + 1) / steps;
-      return Math.round(row + down * part) * columns + Math.round(column + right * part);
+      return this.grid.index(Math.round(row + down * part), Math.round(column + right * part));
     });
   }
 
@@ -110,11 +109,11 @@ export class Painting extends PatchGrid {
 }
 
 /** [L], true = hidden: the middle half of a grid's rows and columns, never all of it. */
-export function middle([rows, columns]) {
+export function middle({ rows, columns, count }) {
   const inside = (position, size) => {
     const half = Math.max(1, Math.round(size / 2));
     const first = Math.floor((size - half) / 2);
     return position >= first && position < first + half;
   };
-  return Array.from({ length: rows * columns }, (_, i) => inside(Math.floor(i / columns), rows) && inside(i % columns, columns));
+  return Array.from({ length: count }, (_, i) => inside(Math.floor(i / columns), rows) && inside(i % columns, columns));
 }

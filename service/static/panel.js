@@ -4,14 +4,13 @@ import { make, whenLooksChange } from "./dom.js";
 import { Foot } from "./foot.js";
 import { ServiceError } from "./service.js";
 
-export { colour, make } from "./dom.js";
-
 /**
  * Subclasses give `work(photos, signal)`, which asks through `this.ask` and draws; and may change `photos()`, the photos
- * that they are about, `offered`, whether the bundle can do this at all, and `redraw()`, for what they draw themselves.
+ * that they are about, `offered`, whether the bundle can do this at all, `redraw()`, for what they draw themselves, and what
+ * they do when there are other photos: `forget()` where those that they are about changed, `trayChanged()` where not.
  *
  * One call is under way at a time. A change of a control lets it end and then asks again with the newest values, so that
- * the card follows a slider that is dragged; a change of the photos ends it. A card that is off the screen waits.
+ * the card follows a slider that is dragged; a change of its photos ends it. A card that is off the screen waits.
  *
  * What has the class "stage" is dimmed while it is not up to date, and not to be seen while it shows nothing, or other photos
  * than those that failed.
@@ -21,6 +20,8 @@ export class Panel {
   #running = null;
   #visible = false;
   #attempts = 0;
+  /** The photos that it is about, answered or not. */
+  #about = [];
   /** The photos of the last answer. */
   #shown = [];
   #foot = new Foot();
@@ -34,7 +35,8 @@ export class Panel {
     this.#again.addEventListener("click", () => this.refresh());
     section.append(this.error, this.#again, this.#foot.element);
     section.classList.add("empty");
-    this.observer = new IntersectionObserver(([entry]) => this.#see(entry.isIntersecting), { rootMargin: "25%" });
+    // Of several entries the last tells how it is now
+    this.observer = new IntersectionObserver((entries) => this.#see(entries.at(-1).isIntersecting), { rootMargin: "25%" });
     whenLooksChange(section, () => { if (this.#shown.length) this.redraw(); });
   }
 
@@ -55,19 +57,30 @@ export class Panel {
   /** The card has another width or the theme other colours: draw the last answer again. */
   redraw() {}
 
+  /** The card is about other photos now, or about none. */
+  forget() {}
+
+  /** The card is about the same photos, but others came or went, or another one is looked at. */
+  trayChanged() {}
+
   /** The photos are others, or another one is looked at. */
   photosChanged() {
     const photos = this.photos();
-    this.#running?.abort();
-    this.section.hidden = !this.offered || photos.length === 0;
-    if (this.section.hidden) {
-      this.#wanted = false;
-      this.observer.disconnect();
-      this.#visible = false;
-      return;
-    }
+    const others = !same(photos, this.#about);
+    this.#about = photos;
+    if (others) this.#stop();
+    if (!this.offered || photos.length === 0) return this.#hide();
+    this.section.hidden = false;
     this.observer.observe(this.section);
-    this.refresh();
+    if (others) this.refresh();
+    else this.trayChanged();
+  }
+
+  /** Another card takes the place of this one. */
+  end() {
+    this.#stop();
+    this.#hide();
+    this.page.unlock.close(this);
   }
 
   /** Ask again, with the controls as they are now. */
@@ -100,6 +113,18 @@ export class Panel {
     this.error.hidden = !message;
   }
 
+  #stop() {
+    this.#running?.abort();
+    this.forget();
+  }
+
+  #hide() {
+    this.section.hidden = true;
+    this.#wanted = false;
+    this.observer.disconnect();
+    this.#visible = false;
+  }
+
   #see(visible) {
     this.#visible = visible;
     if (visible) this.#run();
@@ -115,7 +140,7 @@ export class Panel {
       await this.work(photos, controller.signal);
       this.#succeed(photos);
     } catch (error) {
-      if (error.name !== "AbortError") this.#fail(error, photos);
+      if (!controller.signal.aborted) this.#fail(error, photos);
     }
     this.#running = null;
     if (!this.#wanted) this.section.classList.remove("busy");

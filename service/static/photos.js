@@ -2,7 +2,7 @@
 
 const THUMBNAIL_PIXELS = 160;
 
-/** One photo. `name`: its own among the photos. `url`: of the file itself. `fault`: why it cannot be used, or "". */
+/** One photo. `name`: its own among the photos. `fault`: why it cannot be used, or "". */
 class Photo {
   #thumbnail = null;
   fault = "";
@@ -10,7 +10,6 @@ class Photo {
   constructor(file, name) {
     this.file = file;
     this.name = name;
-    this.url = URL.createObjectURL(file);
   }
 
   /** The address of a small picture, upright and cut to a square; null where the browser cannot show the file. */
@@ -19,7 +18,6 @@ class Photo {
   }
 
   async release() {
-    URL.revokeObjectURL(this.url);
     const small = await this.#thumbnail;
     if (small) URL.revokeObjectURL(small);
   }
@@ -88,20 +86,26 @@ export class Photos extends EventTarget {
   }
 }
 
+/** Whether the file can be read: browsers refuse to where it has changed on the disk, or is gone, since it was chosen. */
+export async function readable(file) {
+  return (await bytesOf(file.size ? file.slice(0, 1) : file)) !== null; // one that is gone may have the size 0
+}
+
 /** The first of `others`, each with a `file`, whose bytes are those of `file`; or undefined. */
 export async function twinOf(file, others) {
   const alike = others.filter((other) => other.file.size === file.size);
-  if (!alike.length) return undefined;
-  const bytes = await bytesOf(file);
+  const bytes = alike.length ? await bytesOf(file) : null;
+  if (!bytes) return undefined;
   for (const other of alike) {
     const compared = await bytesOf(other.file);
-    if (bytes.every((byte, i) => byte === compared[i])) return other;
+    if (compared && bytes.every((byte, i) => byte === compared[i])) return other;
   }
   return undefined;
 }
 
+/** A Uint8Array, or null where the file cannot be read. */
 async function bytesOf(file) {
-  return new Uint8Array(await file.arrayBuffer());
+  return file.arrayBuffer().then((buffer) => new Uint8Array(buffer), () => null);
 }
 
 /** A photo of a phone takes 50 MB as pixels, so a tray of them shows small copies instead. */

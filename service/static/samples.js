@@ -13,8 +13,14 @@ export function sampleUrl(name) {
   return `static/samples/${name}`;
 }
 
-/** A sample as the file that a visitor could have chosen. */
+/** A sample as the file that a visitor could have chosen. Throws an Error in words. */
 export async function sampleFile(name) {
-  const blob = await (await fetch(sampleUrl(name))).blob();
-  return new File([blob], name, { type: blob.type });
+  try {
+    const answer = await fetch(sampleUrl(name));
+    if (!answer.ok) throw new Error(answer.statusText);
+    const blob = await answer.blob();
+    return new File([blob], name, { type: blob.type });
+  } catch (cause) {
+    throw new Error("The sample cannot be fetched. Is the service still running?", { cause });
+  }
 }

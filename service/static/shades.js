@@ -4,7 +4,7 @@
 const MIDDLE = Math.sqrt(1.05 * 0.05) - 0.05;
 
 export class Shades {
-  /** `low`, `high`: "rgb(36, 86, 199)", as `colour` of panel.js gives them. */
+  /** `low`, `high`: "rgb(36, 86, 199)", as `colour` of dom.js gives them. */
   constructor(low, high) {
     this.low = channels(low);
     this.high = channels(high);

@@ -20,7 +20,7 @@ export function angle(cosine) {
 }
 
 /** The cosine of every two of these vectors, as rows: symmetric, with 1 on the diagonal. */
-export function cosines(vectors) {
+export function cosineMatrix(vectors) {
   const rows = vectors.map(() => new Array(vectors.length).fill(1));
   for (let row = 0; row < vectors.length; row++)
     for (let column = 0; column < row; column++) rows[row][column] = rows[column][row] = cosine(vectors[row], vectors[column]);

@@ -20,8 +20,8 @@ _PRINCIPAL = """async ({ values, dim, count }) => {
     scores: fit.scores.map((each) => [...each]), projected: project(vectors, fit).map((each) => [...each]) };
 }"""
 _COSINES = """async ({ values, dim, index }) => {
-  const { cosines, units } = await import("/static/algebra.js");
-  return [...cosines(units(Float32Array.from(values), dim), dim, index)];
+  const { cosinesTo, units } = await import("/static/algebra.js");
+  return [...cosinesTo(units(Float32Array.from(values), dim), dim, index)];
 }"""
 _EIGEN = """async (matrix) => {
   const { symmetricEigen } = await import("/static/algebra.js");

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playwright.sync_api import FilePayload, Locator, Page, expect
+from playwright.sync_api import FilePayload, Locator, Page, Request, Route, expect
 
 from tests.browser.conftest import (
     SAMPLES,
@@ -22,7 +23,8 @@ from tests.browser.conftest import (
     take_sample,
     violations,
 )
-from tests.service.helpers import photo
+from tests.browser.proxy import between
+from tests.service.helpers import eventually, make_bundle, photo, serving_fake
 
 FILES = [SAMPLES / f"{name}.jpg" for name in ("cat", "cat-closer", "coffee", "astronaut", "rocket", "galaxies")]
 ROUNDING = 0.00051  # of three digits
@@ -51,10 +53,14 @@ def give(page: Page, files: Sequence[Path | tuple[str, bytes]]) -> None:
 
 
 def requests(page: Page) -> list[str]:
-    """The addresses that the card asks, from now on."""
+    """The addresses that the card asks from now on about several photos, which no other card does."""
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url) if "embed?pooling" in request.url else None)
+    page.on("request", lambda request: asked.append(request.url) if of_several(request) else None)
     return asked
+
+
+def of_several(request: Request) -> bool:
+    return request.headers.get("content-type", "").startswith("multipart/form-data")
 
 
 def see(page: Page) -> None:
@@ -85,7 +91,7 @@ def shown(page: Page) -> NDArray[np.float64]:
     """[N, N]: the numbers in the cells, 1 where there is none."""
     rows = card(page).locator("tbody tr")
     texts = [row.locator("td").all_inner_texts() for row in rows.all()]
-    return np.array([[float(text or 1) for text in row] for row in texts])
+    return np.array([[float(text.replace("−", "-") or 1) for text in row] for row in texts])  # noqa: RUF001
 
 
 @pytest.fixture
@@ -182,6 +188,76 @@ def test_keys_go_through_the_cells(six: Page) -> None:
     expect(cell(six, 1, -1)).to_be_focused()
 
 
+def test_looking_at_another_photo_does_not_begin_anew(page: Page) -> None:
+    """Neither what was answered nor what is still asked."""
+    held: list[Route] = []
+    page.route("**/embed?*", lambda route: held.append(route) if of_several(route.request) else route.continue_())
+    asked = requests(page)
+    give(page, FILES[:3])
+    see(page)
+    eventually(lambda: page.title() and held)  # whatever asks Playwright lets it run the route's handler
+    page.locator("#tray .thumbnail").nth(2).click()
+    held.pop().continue_()
+    expect(card(page).locator("tbody tr")).to_have_count(3)
+    expect(part(page, "neighbours-head")).to_have_text("Nearest to coffee.jpg")
+    page.evaluate(
+        """() => {
+          const card = document.querySelector("#alike");
+          window.busied = 0;
+          new MutationObserver(() => { window.busied += card.classList.contains("busy"); })
+            .observe(card, { attributeFilter: ["class"] });
+        }"""
+    )
+    page.locator("#tray .thumbnail").nth(1).click()
+    expect(part(page, "neighbours-head")).to_have_text("Nearest to cat-closer.jpg")
+    expect(cell(page, 1, -1)).to_have_attribute("aria-pressed", "true")
+    assert page.evaluate("window.busied") == 0
+    assert len(asked) == 1
+    give(page, FILES[3:4])
+    see(page)
+    expect(card(page).locator("tbody tr")).to_have_count(4)  # other photos do
+
+
+def test_a_sample_of_the_invitation_comes_in_as_all_do(page: Page, complaints: Complaints) -> None:
+    complaints.expected.append("503")
+    take_sample(page)
+    see(page)
+    page.route("**/samples/coffee.jpg", lambda route: route.fulfill(status=503, body="not now"))
+    other = card(page).get_by_role("button", name="Add: A cup of coffee")
+    other.click()
+    expect(card(page).get_by_role("alert")).to_have_text("The sample cannot be fetched. Is the service still running?")
+    page.unroute("**/samples/coffee.jpg")
+    other.evaluate("(button) => { button.click(); button.click(); }")
+    expect(page.locator("#intake .error")).to_have_text("coffee.jpg is here already.")
+    expect(page.locator("#tray .thumbnail")).to_have_count(2)
+    expect(card(page).get_by_role("alert")).to_be_hidden()
+
+
+def test_answers_of_two_networks_are_never_compared(open_page: OpenPage, tmp_path: Path) -> None:
+    """As while services are replaced one by one behind one address. The photos need two requests."""
+    answers = iter("1212")  # by which service
+
+    def target(request: BaseHTTPRequestHandler) -> str:
+        mixed = request.headers.get_content_type() == "multipart/form-data" and next(answers, "1") == "2"
+        return f"{(two if mixed else one).url}/"
+
+    with (
+        serving_fake(make_bundle(tmp_path / "one"), max_images=2) as (one, _),
+        serving_fake(make_bundle(tmp_path / "two", pooling="cls")) as (two, _),
+        between(target) as proxy,
+    ):
+        page = open_page(proxy.url, height=6000)  # so that every card is in sight
+        asked = requests(page)
+        give(page, FILES[:4])
+        expect(card(page).get_by_role("alert")).to_contain_text("Another network is served now.")
+        assert len(asked) == 2
+        next(answers), next(answers)
+        expect(card(page).locator("tbody tr")).to_have_count(4, timeout=15_000)  # it goes on by itself
+        np.testing.assert_allclose(shown(page), cosines(f"{one.url}/", FILES[:4]), atol=ROUNDING)
+        expect(page.locator("#replaced")).to_be_hidden()  # in the end it is the same
+        page.close()
+
+
 def test_what_is_known_is_not_asked_for_again(six: Page) -> None:
     asked = requests(six)
     cell(six, 3, -1).click()
@@ -219,7 +295,7 @@ def test_limits_split_the_photos_and_name_what_is_too_large(open_page: OpenPage,
         np.testing.assert_allclose(shown(page), cosines(url, FILES), atol=ROUNDING)
         expect(part(page, "left-out")).to_contain_text("huge.png is left out")
         expect(card(page).get_by_role("alert")).to_be_hidden()
-        assert len(asked) == 4
+        assert len(asked) == 3  # and one with the huge photo alone
 
 
 def test_requests_keep_to_both_limits(page: Page) -> None:
@@ -288,6 +364,19 @@ def test_it_fits_and_is_accessible(open_page: OpenPage, width: int, scheme: Sche
     assert violations(page) == []
 
 
+def test_its_edges_stay_below_the_links(six: Page) -> None:
+    """Both stick to the top of what they are in."""
+    above = six.evaluate(
+        """() => {
+          const edge = document.querySelector("#alike thead th:last-child");
+          scrollBy({ top: edge.getBoundingClientRect().top - 5, behavior: "instant" });
+          const { left, width, top } = edge.getBoundingClientRect();
+          return [top, document.elementFromPoint(left + width / 2, top + 10).closest("nav")?.id];
+        }"""
+    )
+    assert above == [pytest.approx(5, abs=1), "cards"]
+
+
 def test_the_invitation_fits_and_is_accessible(open_page: OpenPage) -> None:
     page = open_page(width=390)
     take_sample(page)
@@ -303,8 +392,8 @@ def test_vectors_against_numpy(page: Page) -> None:
     vectors[3] = 0
     got = page.evaluate(
         """async (vectors) => {
-          const { cosines, pairs, neighbours } = await import("/static/vectors.js");
-          const matrix = cosines(vectors);
+          const { cosineMatrix, pairs, neighbours } = await import("/static/vectors.js");
+          const matrix = cosineMatrix(vectors);
           return { matrix, pairs: pairs(matrix), neighbours: neighbours(matrix[2], 2) };
         }""",
         vectors.tolist(),

@@ -18,6 +18,7 @@ from tests.browser.conftest import (
     OpenPage,
     Scheme,
     overflows,
+    running_service,
     screenshot,
     take_sample,
     violations,
@@ -25,7 +26,7 @@ from tests.browser.conftest import (
 from tests.browser.reading import box, figure, pixels, reconstructed
 from tests.service.helpers import NUM_PATCHES, make_bundle, serving_fake
 
-DEFAULT = {"passes": 8, "mask_ratio": 0.75}
+DEFAULT = {"passes": 8, "mask_ratio": 0.5}
 
 
 def part(page: Page, name: str) -> Locator:
@@ -72,7 +73,7 @@ def card(page: Page, service: str) -> Page:
 
 def test_the_map_is_the_mean_error_over_complementary_masks(card: Page, service: str) -> None:
     total, hidden = np.zeros(64), np.zeros(64)
-    for masking in complementary_maskings(64, 0.75, 0, 8):
+    for masking in complementary_maskings(64, 0.5, 0, 8):
         mask = np.flatnonzero(masking.mask)
         error = np.array(reconstructed(service, mask=",".join(map(str, mask)))["error"])
         total[mask] += error[mask]
@@ -109,7 +110,7 @@ def test_the_least_number_of_passes_is_the_services(page: Page) -> None:
 def test_passes_and_ratio_by_keys(card: Page, service: str) -> None:
     part(card, "passes").press("Home")
     expect(part(card, "passes-text")).to_have_text("2")
-    shows(card, reconstructed(service, passes=2, mask_ratio=0.75))
+    shows(card, reconstructed(service, passes=2, mask_ratio=0.5))
     part(card, "ratio").press("Home")  # where two passes hide only a part
     expect(part(card, "ratio-text")).to_have_text("5 %")
     expect(part(card, "passes-text")).to_have_text("16")
@@ -126,7 +127,7 @@ def test_passes_with_the_mouse(card: Page, service: str) -> None:
     part(card, "passes").click(position={"x": slider["width"] / 2, "y": slider["height"] / 2})
     passes = int(part(card, "passes-text").inner_text())
     assert 15 <= passes <= 19
-    shows(card, reconstructed(service, passes=passes, mask_ratio=0.75))
+    shows(card, reconstructed(service, passes=passes, mask_ratio=0.5))
 
 
 def test_a_kept_scale_makes_photos_comparable(card: Page, service: str) -> None:
@@ -217,14 +218,29 @@ def test_a_service_that_allows_few_passes_and_then_is_gone(
         page = open_page(url)
         take_sample(page)
         part(page, "heat").scroll_into_view_if_needed()
-        shows(page, reconstructed(url, passes=3, mask_ratio=0.75))
+        shows(page, reconstructed(url, passes=3, mask_ratio=0.5))
         part(page, "ratio").press("Home")
-        least = int(part(page, "ratio-text").inner_text().removesuffix(" %"))
+        least = int(part(page, "ratio-text").inner_text().removesuffix("%"))
         assert least_passes(NUM_PATCHES, least / 100) == 3
         assert least_passes(NUM_PATCHES, (least - 1) / 100) == 4
         shows(page, reconstructed(url, passes=3, mask_ratio=least / 100))
     part(page, "ratio").press("End")
     expect(page.locator("#anomaly [role=alert]")).to_contain_text("cannot be reached")
+
+
+def test_several_workers_take_fewer_passes_each(open_page: OpenPage, tmp_path: Path) -> None:
+    """Half of a worker's share of the queue, which the page is told."""
+    bundle = make_bundle(tmp_path / "bundle")
+    with running_service(
+        "--runtime", "fake", "--workers", "2", bundle=bundle.path, MAEVE_MAX_IMAGES="8", MAEVE_MAX_QUEUE="16"
+    ) as url:
+        page = open_page(url)
+        take_sample(page)
+        part(page, "heat").scroll_into_view_if_needed()
+        part(page, "passes").press("End")
+        expect(part(page, "passes-text")).to_have_text("4")
+        shows(page, reconstructed(url, passes=4, mask_ratio=0.5))
+        page.close()  # it still asks, and the service is about to stop
 
 
 def test_where_no_two_passes_are_allowed_there_is_no_card(open_page: OpenPage, tmp_path: Path) -> None:

@@ -70,7 +70,8 @@ def shows(page: Page, expected: list[dict[str, Any]], num_classes: int = 200) ->
 def test_guesses_are_the_services(cat: Page, service: str) -> None:
     expected = guesses(service, 5)
     shows(cat, expected)
-    expect(part(cat, "said")).to_contain_text(f"“{expected[0]['label']}”, and it is not sure")
+    percent = f"{100 * expected[0]['probability']:.1f}"
+    expect(part(cat, "said")).to_have_text(f"Its first guess is “{expected[0]['label']}”, at {percent} %.")
 
 
 def test_more_guesses_by_click_and_fewer_by_key(cat: Page, service: str) -> None:
@@ -90,19 +91,20 @@ def test_it_tells_what_the_classifier_knows(cat: Page, service: str) -> None:
     about = part(cat, "about")
     expect(about).to_contain_text(f"trained on {info['provenance']['dataset']}, knows {info['num_classes']} classes")
     right = round(100 * info["provenance"]["metrics"]["probe_test_top1"])
-    expect(about).to_contain_text(f"its first guess was right in {right} of 100")
+    expect(about).to_contain_text(f"Of the photos held out in training, its first guess was right for {right} %.")
 
 
-def test_a_damaged_photo_is_told_in_words(page: Page, complaints: Complaints) -> None:
+def test_a_damaged_photo_is_told_in_words(cat: Page, complaints: Complaints) -> None:
     complaints.expected.append("400")
     broken: FilePayload = {
-        "name": "cat.jpg",
+        "name": "broken.jpg",
         "mimeType": "image/jpeg",
         "buffer": (SAMPLES / "cat.jpg").read_bytes()[:300],
     }
-    page.locator("#intake input[type=file]").first.set_input_files([broken])
-    card(page).scroll_into_view_if_needed()
-    expect(card(page).get_by_role("alert")).to_contain_text("damaged")
+    cat.locator("#intake input[type=file]").first.set_input_files([broken])
+    card(cat).scroll_into_view_if_needed()
+    expect(card(cat).get_by_role("alert")).to_contain_text("damaged")
+    expect(part(cat, "said")).to_be_hidden()  # it was said of the cat
 
 
 def test_there_is_no_card_without_a_classifier(open_page: OpenPage, tmp_path: Path) -> None:

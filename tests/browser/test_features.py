@@ -32,6 +32,8 @@ from tests.conftest import write_run
 
 Array = NDArray[Any]
 
+SPACE = "\N{NO-BREAK SPACE}"
+
 _IS_NARROW = """() => {
   const { width, clientWidth } = document.querySelector("#features canvas");
   return width === clientWidth && width < 350;
@@ -147,13 +149,13 @@ def test_colours_are_the_first_three_components(card: Page, service: str) -> Non
     wanted, shares = colours(vectors, vectors)
     assert np.abs(shown_colours(card) - wanted).max() <= 2
     figures = part(card, "shares-list").locator("b").all_inner_texts()
-    assert figures == [f"{round(100 * share)} %" for share in [*shares, 1 - shares.sum()]]
+    assert figures == [f"{round(100 * share)}{SPACE}%" for share in [*shares, 1 - shares.sum()]]
 
     part(card, "place").focus()
     card.keyboard.press("Space")
     raw = vectors_of(service, sample())
     wanted, shares = colours(raw, raw)
-    expect(part(card, "shares-list").locator("b").first).to_have_text(f"{round(100 * shares[0])} %")
+    expect(part(card, "shares-list").locator("b").first).to_have_text(f"{round(100 * shares[0])}{SPACE}%")
     assert np.abs(shown_colours(card) - wanted).max() <= 2
 
 
@@ -187,7 +189,7 @@ def test_pointing_at_a_patch_shows_what_it_is_like(card: Page, service: str) -> 
     order = np.argsort(cosines)
     assert (np.diff(brightness[order]) >= -3).all(), "more alike must be brighter"
     card.mouse.move(0, 0)
-    expect(part(card, "readout")).to_contain_text("Point at a patch")
+    expect(part(card, "readout")).to_contain_text("Point at or tap a patch")
     expect(part(card, "shares")).to_be_visible()
 
 
@@ -201,7 +203,7 @@ def test_a_click_keeps_a_patch_until_the_next_or_escape(card: Page) -> None:
     card.mouse.move(0, 0)
     expect(readout).to_contain_text("Patch in row 2, column 2.")
     part(card, "back").click()
-    expect(readout).to_contain_text("Point at a patch")
+    expect(readout).to_contain_text("Point at or tap a patch")
     expect(grid).to_be_focused()
     grid.click(position=middle(card, 9))
     grid.click(position=middle(card, 9))
@@ -228,7 +230,7 @@ def test_keys_go_from_patch_to_patch(card: Page, service: str) -> None:
     expect(readout).to_have_text(said_of(cosines, 39))
     expect(readout).to_have_role("status")
     card.keyboard.press("Escape")
-    expect(readout).to_contain_text("Point at a patch")
+    expect(readout).to_contain_text("Point at or tap a patch")
     card.keyboard.press("Enter")
     expect(readout).to_contain_text("Patch in row 5, column 5.")
 
@@ -275,6 +277,19 @@ def test_colours_for_all_photos(card: Page, service: str) -> None:
     part(card, "shared").uncheck()
     expect(part(card, "shares-text")).to_contain_text("this photo’s patches")  # noqa: RUF001
     assert np.abs(shown_colours(card) - colours(rocket, rocket)[0]).max() <= 2
+
+
+def test_colours_for_all_photos_are_seen_at_once(card: Page) -> None:
+    """A patch that was pinned is let go; and they are others when a photo goes."""
+    give(card, SAMPLES / "rocket.jpg")
+    give(card, SAMPLES / "coffee.jpg")
+    showing(card)
+    part(card, "grid").click(position=middle(card, 9))
+    part(card, "shared").check()
+    expect(part(card, "heat")).to_be_hidden()
+    expect(part(card, "shares-text")).to_contain_text("patches of 3 photos")
+    card.get_by_role("button", name="Remove cat.jpg").click()
+    expect(part(card, "shares-text")).to_contain_text("patches of 2 photos")
 
 
 def test_a_photo_that_cannot_be_read_is_left_out_of_the_colours_for_all(card: Page, complaints: Complaints) -> None:

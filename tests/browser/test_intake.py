@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def dragged(page: Page, *paths: Path) -> JSHandle:
 def test_before_a_photo_the_page_says_what_this_is(page: Page, sent: list[str]) -> None:
     expect(page.locator("#hero")).to_contain_text("Most of a photo is hidden")
     expect(page.locator("#samples button")).to_have_count(6)
-    expect(page.locator("#tray-bar, section.card:visible, #cards:visible").first).to_be_hidden()
+    expect(page.locator("#tray-bar:visible, section.card:visible, #cards:visible")).to_have_count(0)
     assert sent == []
 
 
@@ -86,7 +87,7 @@ def test_a_sample_by_click_and_another_by_key(page: Page) -> None:
     take_sample(page)
     expect(thumbnails(page)).to_have_count(1)
     expect(page.locator("#hero")).to_be_hidden()
-    page.get_by_role("button", name="A rocket").focus()
+    page.get_by_role("button", name="A rocket", exact=True).focus()
     page.keyboard.press("Enter")
     expect(thumbnails(page)).to_have_count(2)
     expect(page.locator("#chosen")).to_have_text("rocket.jpg, 2 of 2")
@@ -174,6 +175,69 @@ def test_the_same_picture_twice_is_told(page: Page, photos: list[Path], tmp_path
     give_photos(page, photos[0], copy)
     expect(told(page)).to_have_text("copy.png is the same picture as zero.png.")
     expect(thumbnails(page)).to_have_count(1)
+
+
+def test_what_is_known_already_is_no_error_and_forgotten_when_it_is_stale(page: Page, photos: list[Path]) -> None:
+    give_photos(page, photos[0])
+    give_photos(page, photos[0])
+    expect(told(page).locator("span")).to_have_class("soft")
+    page.get_by_role("button", name="Remove all").click()
+    expect(told(page)).to_be_hidden()
+
+
+def change(photo: Path) -> None:
+    """Browsers tell by a file's time, to the second, that it is not the one that was chosen."""
+    photo.write_bytes(photo.read_bytes()[::-1])
+    os.utime(photo, (0, photo.stat().st_mtime + 60))
+
+
+def held_file(page: Page, photo: Path) -> JSHandle:
+    """What a drag carries that began with a file on the disk."""
+    page.evaluate("document.body.append(Object.assign(document.createElement('input'), { type: 'file', id: 'held' }))")
+    page.locator("#held").set_input_files(photo)
+    return page.evaluate_handle(
+        """() => {
+          const carried = new DataTransfer();
+          carried.items.add(document.querySelector("#held").files[0]);
+          return carried;
+        }"""
+    )
+
+
+@pytest.mark.parametrize("spoil", [change, Path.unlink], ids=["changed", "gone"])
+def test_a_file_that_cannot_be_read_is_refused(
+    page: Page, photos: list[Path], tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(photos[0].read_bytes())
+    carried = held_file(page, photo)
+    spoil(photo)
+    page.dispatch_event("body", "drop", {"dataTransfer": carried})
+    expect(told(page)).to_have_text("photo.png cannot be read: it has changed or is gone. Choose it again.")
+    expect(thumbnails(page)).to_have_count(0)
+    give_photos(page, photos[1])
+    expect(chosen(page)).to_have_accessible_name("one.png")
+
+
+@pytest.mark.parametrize("spoil", [change, Path.unlink], ids=["changed", "gone"])
+def test_a_photo_that_changed_on_the_disk_is_told_and_can_be_chosen_again(
+    page: Page, complaints: Complaints, photos: list[Path], tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    complaints.expected += ["ERR_UPLOAD_FILE_CHANGED", "ERR_FILE_NOT_FOUND"]
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(photos[0].read_bytes())
+    give_photos(page, photo)
+    expect(page.locator("#reconstruct [data-part=reconstruction]")).to_be_visible()
+    spoil(photo)
+    page.locator("#reconstruct [data-part=seed]").fill("5")
+    error = page.locator("#reconstruct .error")
+    expect(error).to_have_text("photo.png: The file has changed or is gone: choose it again.")
+    expect(page.locator("#reconstruct").get_by_role("button", name="Try again")).to_be_hidden()
+    expect(chosen(page)).to_have_accessible_name("photo.png, cannot be used")
+    photo.write_bytes(photos[0].read_bytes())  # of the size of the one that cannot be read any more
+    give_photos(page, photo)
+    expect(chosen(page)).to_have_accessible_name("photo-2.png")
+    expect(error).to_be_hidden()
 
 
 def test_a_sample_that_is_clicked_twice_comes_once(page: Page) -> None:

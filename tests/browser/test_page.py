@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -27,7 +28,8 @@ from tests.browser.conftest import (
     take_sample,
     violations,
 )  # fmt: skip
-from tests.service.helpers import Served, eventually, free_port, make_bundle, serving
+from tests.browser.proxy import between
+from tests.service.helpers import NUM_PATCHES, Served, eventually, free_port, make_bundle, serving, serving_fake
 
 KEY = "maeve_for_the_tests"
 RECONSTRUCTED = "#reconstruct [data-part=reconstruction]"
@@ -113,11 +115,111 @@ def test_times_are_drawn_and_said(page: Page) -> None:
     expect(timing.locator("[data-stage=infer]")).to_have_count(0)
 
 
+def test_taking_away_another_photo_asks_for_nothing(page: Page) -> None:
+    take_sample(page)
+    take_sample(page, "A rocket")
+    expect_answered(page)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "reconstruct" in request.url else None)
+    page.get_by_role("button", name="Remove cat.jpg").click()
+    expect(page.locator("#chosen")).to_have_text("rocket.jpg")
+    expect_answered(page)
+    assert asked == []
+
+
+def test_an_answer_of_somebody_else_is_told_and_asked_for_again(page: Page) -> None:
+    page.route("**/reconstruct?*", lambda route: route.fulfill(content_type="text/html", body="<h1>Please log in</h1>"))
+    take_sample(page)
+    error = page.locator("#reconstruct .error")
+    expect(error).to_contain_text("something between it and this page has answered")
+    page.unroute("**/reconstruct?*")
+    page.locator("#reconstruct").get_by_role("button", name="Try again").click()
+    expect_answered(page)
+
+
+def test_an_answer_that_breaks_off_is_told_and_asked_for_again(
+    open_page: OpenPage, service: str, complaints: Complaints
+) -> None:
+    complaints.expected.append("ERR_CONTENT_LENGTH_MISMATCH")
+    with between(lambda _: service) as proxy:
+        proxy.cuts = True
+        page = open_page(proxy.url)
+        take_sample(page)
+        expect(page.locator("#reconstruct .error")).to_have_text("The answer broke off.")
+        proxy.cuts = False
+        page.locator("#reconstruct").get_by_role("button", name="Try again").click()
+        expect_answered(page)
+        page.close()  # it still asks, and the proxy is about to stop
+
+
+def test_another_network_is_told_and_all_cards_begin_anew(open_page: OpenPage, service: str, tmp_path: Path) -> None:
+    """What they knew of the network before, such as its vectors of a grey picture, would be wrong now."""
+
+    def features(page: Page) -> str:
+        page.locator("#features").scroll_into_view_if_needed()
+        expect(page.locator("#features [data-part=shares-list] li")).to_have_count(4)
+        expect(page.locator("#features.busy")).to_have_count(0)
+        drawn: str = page.locator("#features [data-part=map]").evaluate("canvas => canvas.toDataURL()")
+        return drawn
+
+    addresses = [service]
+    with (
+        serving_fake(make_bundle(tmp_path / "other", name="other")) as (other, _),
+        between(lambda _: addresses[-1]) as proxy,
+    ):
+        page = open_page(proxy.url)
+        take_sample(page)
+        expect_answered(page)
+        before = features(page)
+        addresses.append(f"{other.url}/")
+        page.locator("#reconstruct [data-part=seed]").fill("5")
+        said = "Another network is served now: other. All cards have begun anew with it."
+        expect(page.locator("#replaced")).to_have_text(said)
+        expect(page.locator("#served")).to_contain_text("other sees 32")
+        expect(page.locator("#chosen")).to_have_text("cat.jpg")
+        expect_answered(page)
+        expect(page.locator("#reconstruct [role=gridcell]")).to_have_count(NUM_PATCHES)
+        screenshot(page, "replaced")
+        assert violations(page) == []
+        page.emulate_media(color_scheme="dark")  # the cards before have nothing to draw on any more
+        fresh = open_page(f"{other.url}/", scheme="dark")
+        take_sample(fresh)
+        assert features(page) == features(fresh) != before
+        for each in (page, fresh):
+            each.close()
+
+
+_HOLD = """
+  window.held = null; // while an object: card -> the entries that its observer has not told yet
+  window.IntersectionObserver = class extends IntersectionObserver {
+    constructor(callback, options) {
+      super((entries) => {
+        if (held) (held[entries[0].target.id] ??= { callback, entries: [] }).entries.push(...entries);
+        else callback(entries);
+      }, options);
+    }
+  };
+"""
+
+
+def test_a_card_that_came_into_sight_while_the_browser_was_busy(open_page: OpenPage) -> None:
+    """Then an observer is told at once that the card was out of sight, and that it is in sight."""
+    page = open_page(before=lambda page: page.add_init_script(_HOLD))
+    page.evaluate("held = {}")
+    take_sample(page)
+    eventually(lambda: page.evaluate("held.classify?.entries.map(each => each.isIntersecting)") == [False])
+    page.locator("#classify").scroll_into_view_if_needed()
+    eventually(lambda: page.evaluate("held.classify.entries.map(each => each.isIntersecting)") == [False, True])
+    page.evaluate("held.classify.callback(held.classify.entries)")
+    expect(page.locator("#classify [data-part=labels]")).to_contain_text("%")
+
+
 def test_a_bundle_without_decoder_and_classifier(open_page: OpenPage, encoder_only: str) -> None:
     page = open_page(encoder_only)
     take_sample(page)
     expect(page.locator("#embedding [data-part=text]")).to_be_visible()
-    expect(page.locator("#reconstruct, #classify").first).to_be_hidden()
+    expect(page.locator("#reconstruct")).to_be_hidden()
+    expect(page.locator("#classify")).to_be_hidden()
     page.get_by_text("What is served", exact=True).click()
     expect(page.locator("#details")).to_contain_text("without a decoder, so hidden patches cannot be reconstructed")
     expect(page.locator("#details")).to_contain_text("without a classifier, so photos get no labels")
@@ -215,6 +317,23 @@ def test_a_service_that_is_gone_is_told_and_comes_back(open_page: OpenPage, comp
         expect_answered(page)
 
 
+def test_who_comes_back_to_the_page_does_not_wait(open_page: OpenPage, complaints: Complaints) -> None:
+    """The clock stands still, so that nothing comes by waiting."""
+    complaints.expected.append("ERR_INTERNET_DISCONNECTED")
+    page = open_page(before=lambda page: page.clock.install())
+    take_sample(page)
+    expect_answered(page)
+    page.context.set_offline(True)
+    page.locator("#reconstruct [data-part=seed]").fill("5")
+    error = page.locator("#reconstruct .error")
+    expect(error).to_contain_text("cannot be reached")
+    page.clock.pause_at(page.evaluate("Date.now()") + 1)
+    page.context.set_offline(False)
+    page.evaluate("dispatchEvent(new Event('focus'))")
+    expect(error).to_be_hidden()
+    expect_answered(page)
+
+
 def test_too_many_requests_are_told_and_asked_again(open_page: OpenPage, complaints: Complaints) -> None:
     complaints.expected.append("429")
     entry = f"page:{hashed('page', KEY).digest.hex()}:0.5"
@@ -227,6 +346,7 @@ def test_too_many_requests_are_told_and_asked_again(open_page: OpenPage, complai
         busy = page.locator("section.card .error", has_text="The service is busy.").first
         expect(busy).to_contain_text("This goes on by itself in")
         expect_answered(page)
+        page.close()  # it still asks, and the service is about to stop
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +378,7 @@ def test_a_locked_service_is_opened_with_its_key(
     page.keyboard.press("Enter")
     expect_answered(page)
     expect(page.locator("#unlock")).to_be_hidden()
+    page.locator("#classify").scroll_into_view_if_needed()
     expect(page.locator("#classify [data-part=labels]")).to_contain_text("%")
     assert page.evaluate("[document.cookie, localStorage.length, sessionStorage.length]") == ["", 0, 0]
 
@@ -283,7 +404,8 @@ def test_what_cards_draw_follows_the_theme_and_the_width(page: Page) -> None:
     """Counts the calls of a card's redraw(), made with the page's own modules."""
     page.evaluate(
         """async () => {
-          const { Panel, make } = await import("/static/panel.js");
+          const { make } = await import("/static/dom.js");
+          const { Panel } = await import("/static/panel.js");
           class Counted extends Panel {
             drawn = 0;
             photos() { return [1]; }

@@ -136,6 +136,8 @@ def test_the_slider_and_the_seed_by_keys(card: Page, service: str) -> None:
     shows(card, reconstructed(service, mask_ratio=0.74, seed=8))
     part(card, "seed").fill("-3")
     shows(card, reconstructed(service, mask_ratio=0.74, seed=0))
+    part(card, "seed").press("Tab")
+    expect(part(card, "seed")).to_have_value("0")  # what is used
 
 
 def test_a_patch_that_is_looked_at_is_marked_enlarged_and_told(card: Page, service: str) -> None:
@@ -170,6 +172,7 @@ def test_a_damaged_photo_and_then_a_good_one(page: Page, service: str, complaint
     page.locator("input[type=file]").first.set_input_files(damaged)
     alert = page.locator("#reconstruct [role=alert]")
     expect(alert).to_contain_text("damaged")
+    expect(part(page, "unit")).to_be_hidden()  # what an error means, where there is none
     take_sample(page)
     shows(page, reconstructed(service, **DEFAULT))
     expect(alert).to_be_hidden()

@@ -1,9 +1,11 @@
 /** Which photos are alike: the cosine of every two of them, the nearest pairs, and the nearest to the one looked at. */
 
+import { make } from "../dom.js";
 import { Embeddings } from "../embeddings.js";
-import { Panel, make } from "../panel.js";
-import { SAMPLES, sampleFile, sampleUrl } from "../samples.js";
-import { angle, cosines, neighbours, pairs } from "../vectors.js";
+import { Panel } from "../panel.js";
+import { SAMPLES, sampleUrl } from "../samples.js";
+import { angle, cosineMatrix, neighbours, pairs } from "../vectors.js";
+import { fixed } from "../words.js";
 import { Matrix, thumbnail } from "./matrix.js";
 
 const PAIRS_SHOWN = 5;
@@ -30,6 +32,10 @@ export class Alike extends Panel {
     return [...this.page.photos.all];
   }
 
+  trayChanged() {
+    this.#showChosen();
+  }
+
   async work(photos, signal) {
     const pooling = this.part("pooling").value;
     try {
@@ -52,7 +58,7 @@ export class Alike extends Panel {
     for (const [name, button] of this.samples) button.hidden = photos.some((photo) => photo.name === name);
     if (known.length < 2) return;
     if (!this.#isDrawn(known, pooling)) this.#draw(known, pooling);
-    this.#showChosen(known.indexOf(this.page.photos.chosen));
+    this.#showChosen();
     if (invited) this.matrix.focus();
     // More than one request takes: the first of them
     this.showCalls({ route: "embed", ...this.#call(this.embeddings.batches(known)[0], pooling) });
@@ -71,7 +77,7 @@ export class Alike extends Panel {
   }
 
   #draw(photos, pooling) {
-    const matrix = cosines(photos.map((photo) => this.embeddings.vector(photo, pooling)));
+    const matrix = cosineMatrix(photos.map((photo) => this.embeddings.vector(photo, pooling)));
     const ranked = pairs(matrix);
     this.#drawn = { photos, pooling, matrix, pairs: ranked };
     this.matrix.draw(photos, matrix, (value) => this.#share(value));
@@ -89,16 +95,16 @@ export class Alike extends Panel {
   }
 
   #showRange(least, most) {
-    this.part("least").textContent = `${least.toFixed(3)} least alike`;
-    this.part("middle").textContent = Math.cos((angle(least) + angle(most)) / 2).toFixed(3);
-    this.part("most").textContent = `most alike ${most.toFixed(3)}`;
+    this.part("least").textContent = `${fixed(least, 3)} least alike`;
+    this.part("middle").textContent = fixed(Math.cos((angle(least) + angle(most)) / 2), 3);
+    this.part("most").textContent = `most alike ${fixed(most, 3)}`;
     const alone = this.#drawn.pairs.length === 1;
     this.part("legend").hidden = alone;
     this.part("range").textContent = alone
       ? "One cosine alone says little, since all photos have something in common for a network. Add a third photo: which pair has " +
         "the higher cosine is what counts."
-      : `Here the cosines lie between ${least.toFixed(3)} and ${most.toFixed(3)}. All photos have something in common for a network, so ` +
-        "judge a cosine by the others: colours and words run from the least to the most alike pair here, in even steps of the angle between the vectors.";
+      : `Here the cosines lie between ${fixed(least, 3)} and ${fixed(most, 3)}. All photos have something in common for a network, so ` +
+        "judge a cosine by the others: the colours run from the least to the most alike pair here, in even steps of the angle between the vectors.";
   }
 
   /** Both photos of a cell, their cosine, and its place among all pairs. */
@@ -107,7 +113,7 @@ export class Alike extends Panel {
     const value = matrix[row][column];
     this.matrix.point(row, column);
     this.part("pair-pictures").replaceChildren(thumbnail(photos[row]), thumbnail(photos[column]));
-    this.part("pair-value").textContent = row === column ? "" : value.toFixed(3);
+    this.part("pair-value").textContent = row === column ? "" : fixed(value, 3);
     this.part("pair-text").textContent = row === column
       ? `${photos[row].name} with itself: the cosine is 1.`
       : `${photos[row].name} and ${photos[column].name}${ranked.length > 1 ? `: ${this.#place(row, column)}` : ""}.`;
@@ -127,19 +133,14 @@ export class Alike extends Panel {
   }
 
   #figures(value) {
-    return [make("b", { textContent: value.toFixed(3) }), make("span", { className: "soft", textContent: this.#word(value) })];
+    const same = value >= SAME ? "the same to the network" : "";
+    return [make("b", { textContent: fixed(value, 3) }), make("span", { className: "soft", textContent: same })];
   }
 
-  #word(value) {
-    if (value >= SAME) return "the same to the network";
-    if (this.#drawn.pairs.length === 1) return "";
-    const share = this.#share(value);
-    return share >= 0.8 ? "very alike" : share >= 0.5 ? "alike" : share >= 0.2 ? "less alike" : "far apart";
-  }
-
-  /** The others in the order of their cosine with the photo that is looked at; -1 if it is left out. */
-  #showChosen(chosen) {
+  /** The others in the order of their cosine with the photo that is looked at, unless that is left out. */
+  #showChosen() {
     const { photos, matrix } = this.#drawn;
+    const chosen = photos.indexOf(this.page.photos.chosen);
     this.matrix.mark(chosen);
     const list = this.part("neighbours");
     list.hidden = this.part("neighbours-head").hidden = chosen < 0 || photos.length < 3;
@@ -159,7 +160,7 @@ export class Alike extends Panel {
   #sample(name, title) {
     const picture = make("img", { src: sampleUrl(name), alt: `Add: ${title}`, loading: "lazy", className: "thumbnail" });
     const button = make("button", { type: "button", title: `Add: ${title}` }, picture);
-    button.addEventListener("click", async () => this.page.photos.add([await sampleFile(name)]));
+    button.addEventListener("click", () => this.page.intake.takeSample(name).catch((error) => this.showError(error.message)));
     return button;
   }
 }

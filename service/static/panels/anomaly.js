@@ -1,15 +1,22 @@
 /** Which patches of a photo the network guesses badly, whichever others it sees. */
 
-import { drawHeat, drawLegend, short, unit } from "../heat.js";
+import { PICTURES_OUTPUT } from "../calls.js";
+import { Grid } from "../grid.js";
+import { drawHeat, drawLegend, unit } from "../heat.js";
 import { Panel } from "../panel.js";
-import { PatchGrid, Patches, place, swap, together } from "../patches.js";
+import { PatchGrid, Patches, swap, together } from "../patches.js";
+import { percent, short } from "../words.js";
 
 const PASSES = 8;
 const MOST_PASSES = 32; // more take long and tell little
-const RATIO = 75;
+const RATIO = 50; // finds defects better than 75, which is made for training: docs/anomaly.md
 const LEAST_RATIO = 5;
 
 export class Anomaly extends Panel {
+  #grid;
+  #plain;
+  #map;
+  #worst = null; // the patch with the largest error
   #answer = null;
   #looked = null;
   #passes = PASSES; // as wanted, which the ratio may not allow
@@ -19,12 +26,12 @@ export class Anomaly extends Panel {
     super(section, page);
     if (!this.offered) return;
     const { image_size: [height, width], grid } = page.info.model;
-    this.grid = grid;
+    this.#grid = new Grid(grid);
     section.style.setProperty("--aspect", width / height);
     this.part("unit").textContent = unit(page.info.pixel_target);
-    this.map = new PatchGrid(this.part("map"), grid, "Patches of the photo and how badly they were guessed");
-    this.plain = new Patches(this.part("plain"), grid);
-    together([this.plain, this.map], (index) => this.#look(index));
+    this.#map = new PatchGrid(this.part("map"), this.#grid, "Patches of the photo and how badly they were guessed");
+    this.#plain = new Patches(this.part("plain"), this.#grid);
+    together([this.#plain, this.#map], (index) => this.#look(index));
     this.#listen();
   }
 
@@ -36,7 +43,7 @@ export class Anomaly extends Panel {
     const params = { passes: Number(this.part("passes").value), mask_ratio: this.#ratio };
     if (this.#kept !== null) params.scale_max = this.#kept;
     const python = { method: "anomaly", args: Object.entries(params) };
-    const { body } = await this.ask("reconstruct", { photos, params, signal, python });
+    const { body } = await this.ask("reconstruct", { photos, params, signal, output: PICTURES_OUTPUT, python });
     await swap(["original", "grey"].map((name) => [this.part(name), body.images.original]), signal);
     this.#show(body);
   }
@@ -62,10 +69,8 @@ export class Anomaly extends Panel {
     return Number(this.part("ratio").value) / 100;
   }
 
-  /** Of what the service runs for one request: each pass counts as an image, and all may fill half of its queue. */
   get #mostPasses() {
-    const { max_images: images, max_queue: queue } = this.page.info.limits;
-    return Math.min(MOST_PASSES, images, Math.max(1, Math.floor(queue / 2)));
+    return Math.min(MOST_PASSES, this.page.info.limits.max_passes);
   }
 
   #change() {
@@ -80,7 +85,7 @@ export class Anomaly extends Panel {
     slider.max = this.#mostPasses;
     slider.value = this.#passes;
     this.part("passes-text").textContent = slider.value;
-    this.part("ratio-text").textContent = `${this.part("ratio").value} %`;
+    this.part("ratio-text").textContent = percent(this.#ratio);
   }
 
   #show(body) {
@@ -88,11 +93,11 @@ export class Anomaly extends Panel {
     const { error, passes, mean_error: mean, max_error: most, scale_max: top } = body;
     drawHeat(this.part("heat"), body.grid, error, top);
     drawLegend(this.part("legend"), top, most > top);
-    this.worst = error.indexOf(Math.max(...error));
+    this.#worst = error.indexOf(Math.max(...error));
     this.part("heat").ariaLabel = `The error of all ${error.length} patches over ${passes} passes: from ${short(Math.min(...error))} to ` +
-      `${short(most)}, ${short(mean)} on average; ${place(this.worst, this.grid)} has the largest`;
+      `${short(most)}, ${short(mean)} on average; ${this.#grid.place(this.#worst)} has the largest`;
     this.part("caption").textContent = `Error of every patch, ${short(mean)} on average`;
-    this.map.describe((i) => `${place(i, this.grid)}, error ${short(error[i])}`);
+    this.#map.describe((i) => `${this.#grid.place(i)}, error ${short(error[i])}`);
     this.#look(this.#looked);
   }
 
@@ -101,10 +106,10 @@ export class Anomaly extends Panel {
     this.#looked = looked;
     if (!this.#answer) return;
     const { error, hidden, passes, mean_error: mean } = this.#answer;
-    const index = looked ?? this.worst;
-    for (const picture of [this.plain, this.map]) picture.mark(index);
+    const index = looked ?? this.#worst;
+    for (const picture of [this.#plain, this.#map]) picture.mark(index);
     this.part("look-title").textContent = looked === null ? "The largest error" : "This patch";
-    this.part("look-text").textContent = `${place(index, this.grid)}: error ${short(error[index])}, ${short(error[index] / mean)} times the ` +
+    this.part("look-text").textContent = `${this.#grid.place(index)}: error ${short(error[index])}, ${short(error[index] / mean)} times the ` +
       `average of the photo; hidden in ${hidden[index]} of ${passes} passes.`;
   }
 }

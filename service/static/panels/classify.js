@@ -1,6 +1,8 @@
 /** What the classifier takes the photo for, how sure it is, and what there is that it could have said. */
 
-import { Panel, make } from "../panel.js";
+import { make } from "../dom.js";
+import { Panel } from "../panel.js";
+import { percent } from "../words.js";
 
 const COUNTS = [3, 5, 10];
 // Where the export wrote how often the first guess was right, the most telling first
@@ -51,24 +53,19 @@ export class Classify extends Panel {
 function about({ num_classes, provenance: { dataset, metrics } }) {
   const metric = METRICS.find((name) => name in metrics);
   const right = metric
-    ? ` On photos of that kind which it had not seen, its first guess was right in ${(100 * metrics[metric]).toFixed(0)} of 100 cases.`
+    ? ` Of the photos held out in training, its first guess was right for ${percent(metrics[metric])}.`
     : "";
   return `A classifier on top of the network, trained on ${dataset}, knows ${num_classes} classes and nothing else: whatever ` +
     `a photo shows, it names one of these.${right}`;
 }
 
 function verdict({ label, probability }) {
-  const sure = probability >= 0.8 ? "it is sure of it" : probability >= 0.5 ? "it is fairly sure" : "it is not sure";
-  return `Its first guess is “${label}”, and ${sure}: ${percent(probability)}.`;
+  return `Its first guess is “${label}”, at ${percent(probability, 1)}.`;
 }
 
 function row(label, probability, className = "") {
   const bar = make("i");
   bar.style.width = `${100 * probability}%`;
-  const [name, value] = [make("span", { textContent: label }), make("b", { textContent: percent(probability) })];
+  const [name, value] = [make("span", { textContent: label }), make("b", { textContent: percent(probability, 1) })];
   return make("li", { className }, name, make("div", { className: "track" }, bar), value);
-}
-
-function percent(share) {
-  return `${(100 * share).toFixed(1)} %`;
 }

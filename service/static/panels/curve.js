@@ -1,5 +1,7 @@
 /** A small chart: a value over the part of the patches that is seen, point by point as they are measured. */
 
+import { percent } from "../words.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT] = [320, 170];
 const FRAME = { left: 44, right: 12, top: 12, bottom: 34 };
@@ -13,7 +15,7 @@ export function curve(svg, { points, range: [low, high], ticks, chosen, title, w
   const x = (keep) => FRAME.left + keep * (WIDTH - FRAME.left - FRAME.right);
   const y = (value) => HEIGHT - FRAME.bottom - ((value - low) / (high - low)) * (HEIGHT - FRAME.top - FRAME.bottom);
   svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
-  const said = points.map(({ keep, value }) => `${words(value)} at ${Math.round(100 * keep)} % seen`);
+  const said = points.map(({ keep, value }) => `${words(value)} at ${percent(keep)} seen`);
   svg.setAttribute("aria-label", `${title}: ${said.join(", ")}`);
   svg.replaceChildren(
     ...ticks.flatMap(([value, text]) => [

@@ -3,7 +3,9 @@
 import { norm } from "../algebra.js";
 import { blank } from "../canvas.js";
 import { copy } from "../clipboard.js";
-import { Panel, colour, make } from "../panel.js";
+import { colour, make } from "../dom.js";
+import { Panel } from "../panel.js";
+import { figure } from "../words.js";
 
 const LEAST_BAR = 3; // CSS pixels, its gap included: where they would be narrower they go on in another row
 const ROW = 112; // CSS pixels, as is the gap between rows
@@ -106,7 +108,7 @@ export class Embedding extends Panel {
   #read() {
     const at = Math.min(this.#at ?? 0, this.#vector.length - 1);
     const said = `Value ${at + 1} of ${this.#vector.length}: ${figure(this.#vector[at])}`;
-    this.part("value").textContent = this.#at === null ? "Point at a bar, or go along them with the arrow keys, to read its value." : said;
+    this.part("value").textContent = this.#at === null ? "Point at or tap a bar, or go along them with the arrow keys, to read its value." : said;
     const strip = this.part("strip");
     strip.setAttribute("aria-valuemax", this.#vector.length);
     strip.setAttribute("aria-valuenow", at + 1);
@@ -156,8 +158,4 @@ export class Embedding extends Panel {
       this.showError(error.message);
     }
   }
-}
-
-function figure(value) {
-  return value.toPrecision(3).replace("-", "−");
 }

@@ -1,35 +1,43 @@
 /** What the network takes for alike: the patches' vectors as colours over the photo, and how like each other they are. */
 
-import { cosines, difference, less, meanOf, units } from "../algebra.js";
+import { cosinesTo, difference, less, meanOf, units } from "../algebra.js";
 import { blank } from "../canvas.js";
 import { plainPhoto, seen } from "../crop.js";
+import { make } from "../dom.js";
+import { Grid } from "../grid.js";
 import { drawScale, heatColour } from "../heat.js";
-import { Panel, make } from "../panel.js";
+import { Panel } from "../panel.js";
 import { coloursOf, fitColours, thinned } from "../patchcolours.js";
 import { PatchPicker } from "../patchpicker.js";
+import { fixed, percent } from "../words.js";
 
 const NAMED = 3; // so many of the patches that are most alike are named
 const KEPT = 256; // so many vectors of every other photo are kept to find common colours
-const AT_FAULT = [400, 413, 415]; // statuses that are about a photo
 
 export class Features extends Panel {
+  #grid;
+  #picker;
   #plain = null; // the vectors of a plain grey picture, once they are known
   #samples = new WeakMap(); // photo -> some of its vectors
   #seen = null; // what is shown: { photo, picture, vectors, fit, colours }
 
   constructor(section, page) {
     super(section, page);
-    this.grid = new PatchPicker(this.part("grid"), page.info.model.grid, () => this.redraw());
+    this.#grid = new Grid(page.info.model.grid);
+    this.#picker = new PatchPicker(this.part("grid"), this.#grid, () => this.redraw());
     const [height, width] = page.info.preprocess.crop;
     this.part("grid").style.aspectRatio = `${width} / ${height}`;
     this.part("opacity").addEventListener("input", () => this.redraw());
-    this.part("shared").addEventListener("change", () => this.refresh());
+    this.part("shared").addEventListener("change", () => {
+      this.#picker.keep(null); // else the colours, which change now, would not be seen
+      this.refresh();
+    });
     this.part("place").addEventListener("change", () => {
       this.#samples = new WeakMap();
       this.refresh();
     });
     this.part("back").addEventListener("click", () => {
-      this.grid.keep(null);
+      this.#picker.keep(null);
       this.part("grid").focus();
     });
   }
@@ -39,10 +47,15 @@ export class Features extends Panel {
     super.photosChanged();
   }
 
+  /** The colours for all photos depend on which there are. */
+  trayChanged() {
+    if (this.part("shared").checked) this.refresh();
+  }
+
   async work([photo], signal) {
     try {
       const seen = await this.#look(photo, signal);
-      if (photo !== this.#seen?.photo) this.grid.keep(null);
+      if (photo !== this.#seen?.photo) this.#picker.keep(null);
       this.#seen = seen;
     } catch (error) {
       if (error.name !== "AbortError" && photo !== this.#seen?.photo) this.#seen = null;
@@ -55,12 +68,12 @@ export class Features extends Panel {
   redraw() {
     this.part("stage").hidden = !this.#seen;
     if (!this.#seen) return;
-    const patch = this.grid.chosen;
+    const patch = this.#picker.chosen;
     const likeness = patch === null ? null : this.#likeness(patch);
     const scale = likeness && spread(likeness, patch);
     const colours = likeness ? Array.from(likeness, (value) => heatColour(scale.of(value))) : this.#seen.colours;
     this.#draw(colours, patch);
-    this.part("back").hidden = !this.grid.keeps;
+    this.part("back").hidden = !this.#picker.keeps;
     this.part("shares").hidden = patch !== null;
     this.part("heat").hidden = patch === null;
     if (patch === null) this.#tellColours();
@@ -110,7 +123,7 @@ export class Features extends Panel {
         const vectors = await this.#placeless(await this.#vectorsOf(photo, signal), signal);
         this.#samples.set(photo, thinned(vectors, this.#dim, KEPT));
       } catch (error) {
-        if (!AT_FAULT.includes(error.status)) throw error;
+        if (!error.aboutPhotos) throw error;
         this.#samples.set(photo, null);
       }
     }
@@ -121,7 +134,7 @@ export class Features extends Panel {
   #likeness(patch) {
     const { vectors } = this.#seen;
     this.#seen.units ??= units(less(vectors, meanOf(vectors, this.#dim)), this.#dim);
-    return cosines(this.#seen.units, this.#dim, patch);
+    return cosinesTo(this.#seen.units, this.#dim, patch);
   }
 
   #draw(colours, patch) {
@@ -130,9 +143,9 @@ export class Features extends Panel {
     if (picture) pen.drawImage(picture, 0, 0, width, height);
     pen.globalAlpha = picture ? Number(this.part("opacity").value) / 100 : 1;
     pen.imageSmoothingEnabled = false;
-    pen.drawImage(mosaic(colours, this.grid.columns, this.grid.rows), 0, 0, width, height);
+    pen.drawImage(mosaic(colours, this.#grid), 0, 0, width, height);
     pen.globalAlpha = 1;
-    if (patch !== null) outline(pen, this.grid.box(patch, width, height));
+    if (patch !== null) outline(pen, this.#grid.box(patch), width, height);
   }
 
   #tellColours() {
@@ -144,23 +157,23 @@ export class Features extends Panel {
     this.part("shares-text").textContent = !shares.length
       ? "The patches do not differ, so they all have one colour."
       : `Of the differences between ${photos === 1 ? "this photo’s patches" : `the patches of ${photos} photos`}, the colours show:`;
-    const [rows, columns] = this.page.info.model.grid;
+    const { rows, columns } = this.#grid;
     this.part("map").setAttribute("aria-label", `The photo in ${rows} rows and ${columns} columns of patches; alike patches have alike ` +
       `colours. ${items.map(([name, share]) => `${name} ${percent(share)}`).join(", ")}`);
-    this.part("readout").textContent = "Point at a patch to see which others it is like.";
+    this.part("readout").textContent = "Point at or tap a patch to see which others it is like.";
   }
 
   #tellLikeness(patch, likeness, { least, most }) {
     const others = [...likeness.keys()].filter((other) => other !== patch).sort((a, b) => likeness[b] - likeness[a]);
-    const named = (other) => `${this.grid.name(other)} (${signed(likeness[other])})`;
+    const named = (other) => `${this.#grid.name(other)} (${fixed(likeness[other], 2)})`;
     const best = others.slice(0, NAMED).map(named);
-    const here = `Patch in ${this.grid.name(patch)}.`;
+    const here = `Patch in ${this.#grid.name(patch)}.`;
     const said = others.length ? `${here} Most alike: ${best.join("; ")}. Least alike: ${named(others.at(-1))}.` : here;
     this.part("readout").textContent = said;
     this.part("map").setAttribute("aria-label", `How like it the other patches are. ${said}`);
     drawScale(this.part("scale"));
-    this.part("least").textContent = `${signed(least)} least alike`;
-    this.part("most").textContent = `most alike ${signed(most)}`;
+    this.part("least").textContent = `${fixed(least, 2)} least alike`;
+    this.part("most").textContent = `most alike ${fixed(most, 2)}`;
   }
 }
 
@@ -176,7 +189,7 @@ function spread(likeness, patch) {
 }
 
 /** A canvas with a pixel for each patch. */
-function mosaic(colours, columns, rows) {
+function mosaic(colours, { columns, rows }) {
   const canvas = make("canvas", { width: columns, height: rows });
   const pixels = new ImageData(columns, rows);
   colours.forEach((colour, i) => pixels.data.set([...colour, 255], 4 * i));
@@ -185,11 +198,11 @@ function mosaic(colours, columns, rows) {
 }
 
 /** A frame that shows on every colour. */
-function outline(pen, [left, top, width, height]) {
+function outline(pen, box, width, height) {
   for (const [colour, line] of [["black", 4], ["white", 2]]) {
     pen.strokeStyle = colour;
     pen.lineWidth = line;
-    pen.strokeRect(left + 1, top + 1, width - 2, height - 2);
+    pen.strokeRect(box.left * width + 1, box.top * height + 1, box.width * width - 2, box.height * height - 2);
   }
 }
 
@@ -197,12 +210,4 @@ function shareItem(name, share) {
   const bar = make("i");
   bar.style.width = `${100 * share}%`;
   return make("li", {}, make("span", { textContent: name }), bar, make("b", { textContent: percent(share) }));
-}
-
-function percent(share) {
-  return `${Math.round(100 * share)} %`;
-}
-
-function signed(value) {
-  return value.toFixed(2).replace("-", "−");
 }

@@ -2,9 +2,12 @@
 
 import { blank } from "../canvas.js";
 import { seen } from "../crop.js";
+import { colour, make } from "../dom.js";
+import { Grid } from "../grid.js";
 import { keptIds, numKept } from "../kept.js";
 import { Measurements } from "../measurements.js";
-import { Panel, colour, make } from "../panel.js";
+import { Panel } from "../panel.js";
+import { fixed, percent } from "../words.js";
 import { curve } from "./curve.js";
 
 const MEASURED = [0.1, 0.25, 0.5, 0.75, 1];
@@ -38,13 +41,15 @@ export class Keep extends Panel {
     return this.#measurements.get(photo);
   }
 
-  photosChanged() {
+  forget() {
     this.#measuring?.abort();
     this.#picture = null;
-    super.photosChanged();
-    if (this.section.hidden) return;
     this.part("picture-text").textContent = "";
-    this.#showChosen();
+  }
+
+  photosChanged() {
+    super.photosChanged();
+    if (!this.section.hidden) this.#showChosen();
   }
 
   async work(photos, signal) {
@@ -121,7 +126,7 @@ export class Keep extends Panel {
     const spread = known.spread();
     this.part("unsteady").hidden = spread <= STEADY;
     this.part("unsteady").textContent =
-      `The machine is busy with other things: equal calls differed by a factor of ${spread.toFixed(1)}. Measure again when it is calm.`;
+      `The machine is busy with other things: equal calls differed by a factor of ${fixed(spread, 1)}. Measure again when it is calm.`;
     this.part("rows").replaceChildren(...timed.map((each) => this.#row(each, known)));
   }
 
@@ -132,15 +137,15 @@ export class Keep extends Panel {
     const patches = `${FRACTIONS[keep] || percent(keep)} of the patches (${numKept(all, keep)} of ${all})`;
     if (keep === 1) return `${patches}: the vector that all others are compared with.`;
     const speed = known.speed(keep);
-    return `${patches}: ${alike.toFixed(3)} alike, ${speed === undefined ? "not timed yet" : inWords(speed)}.`;
+    return `${patches}: ${fixed(alike, 3)} alike, ${speed === undefined ? "not timed yet" : inWords(speed)}.`;
   }
 
   #drawCharts(keep, known, timed) {
     const alike = known.known().map((each) => ({ keep: each, value: known.alike(each) }));
     const floor = Math.min(0.9, Math.floor(10 * Math.min(...alike.map(({ value }) => value))) / 10);
     curve(this.part("alike-chart"), {
-      points: alike, range: [floor, 1], chosen: keep, words: (value) => value.toFixed(3),
-      ticks: [floor, (1 + floor) / 2, 1].map((value) => [value, value.toFixed(2)]), title: "Cosine with the vector of all patches",
+      points: alike, range: [floor, 1], chosen: keep, words: (value) => fixed(value, 3),
+      ticks: [floor, (1 + floor) / 2, 1].map((value) => [value, fixed(value, 2)]), title: "Cosine with the vector of all patches",
     });
     const times = timed.map((each) => ({ keep: each, value: 1 / known.speed(each) })).filter(({ value }) => value > 0);
     curve(this.part("time-chart"), {
@@ -152,7 +157,8 @@ export class Keep extends Panel {
   #row(keep, known) {
     const { num_patches: all } = this.page.info.model;
     const [alike, speed] = [known.alike(keep), known.speed(keep)];
-    const cells = [numKept(all, keep), alike?.toFixed(3) ?? "", known.ms(keep).toFixed(2), speed === undefined ? "" : `${speed.toFixed(2)} ×`];
+    const shown = (value, digits, end = "") => (value === undefined ? "" : fixed(value, digits) + end);
+    const cells = [numKept(all, keep), shown(alike, 3), shown(known.ms(keep), 2), shown(speed, 2, " ×")];
     const head = make("th", { scope: "row", textContent: percent(keep) });
     const row = make("tr", {}, head, ...cells.map((textContent) => make("td", { textContent })));
     row.classList.toggle("chosen", keep === this.keep);
@@ -163,20 +169,21 @@ export class Keep extends Panel {
   #drawPicture() {
     const canvas = this.part("picture");
     if (!canvas.clientWidth) return;
-    const { grid: [rows, columns], num_patches: all } = this.page.info.model;
+    const grid = new Grid(this.page.info.model.grid);
     const { pen, width, height } = blank(canvas);
     pen.imageSmoothingQuality = "high";
     if (this.#picture) pen.drawImage(this.#picture, 0, 0, width, height);
-    const kept = new Set(keptIds(all, this.keep));
-    const edge = (index, count, size) => Math.round((index * size) / count);
+    const kept = new Set(keptIds(grid.count, this.keep));
     pen.fillStyle = colour("--card");
-    for (let id = 0; id < all; id++) {
-      const [row, column] = [Math.floor(id / columns), id % columns];
-      const [left, top] = [edge(column, columns, width), edge(row, rows, height)];
-      pen.globalAlpha = kept.has(id) ? 0 : VEIL;
-      pen.fillRect(left, top, edge(column + 1, columns, width) - left, edge(row + 1, rows, height) - top);
+    pen.globalAlpha = VEIL;
+    for (let id = 0; id < grid.count; id++) {
+      if (kept.has(id)) continue;
+      const box = grid.box(id);
+      const [left, top] = [Math.round(box.left * width), Math.round(box.top * height)]; // whole pixels, or seams would show
+      const [right, bottom] = [Math.round((box.left + box.width) * width), Math.round((box.top + box.height) * height)];
+      pen.fillRect(left, top, right - left, bottom - top);
     }
-    const text = `Seen are ${kept.size} of ${all} patches, spread evenly and the same for every photo`;
+    const text = `Seen are ${kept.size} of ${grid.count} patches, spread evenly and the same for every photo`;
     canvas.setAttribute("aria-label", text);
     this.part("picture-text").textContent = `${text}.`;
   }
@@ -184,9 +191,5 @@ export class Keep extends Panel {
 
 function inWords(speed) {
   if (speed < 1.05) return "and no faster here";
-  return `${speed.toFixed(1)} times as fast here`;
-}
-
-function percent(share) {
-  return `${Math.round(100 * share)}\u00a0%`;
+  return `${fixed(speed, 1)} times as fast here`;
 }

@@ -2,6 +2,7 @@
 
 import { colour, make, whenLooksChange } from "../dom.js";
 import { Shades } from "../shades.js";
+import { fixed } from "../words.js";
 
 const EDGE = -1; // the row and the column of the photos themselves
 const SIZES = { most: 72, least: 16, leastOnPhone: 40, numbers: 38 }; // of a cell, in CSS pixels
@@ -82,7 +83,7 @@ export class Matrix extends EventTarget {
   }
 
   #cell(row, column) {
-    if (row !== column) return this.#add(make("td", { textContent: this.values[row][column].toFixed(3) }), row, column);
+    if (row !== column) return this.#add(make("td", { textContent: fixed(this.values[row][column], 3) }), row, column);
     const cell = this.#add(make("td", { className: "self" }), row, column);
     cell.setAttribute("aria-label", "the same photo");
     return cell;
