@@ -75,7 +75,7 @@ class Interface:
 
     def help(self, width: int | None = None) -> str:
         """What --help prints, in `width` columns; by default those of the terminal, within reason."""
-        width = min(max(width or shutil.get_terminal_size().columns, _NARROWEST), _WIDEST)
+        width = _width(width)
         needed = [flag for flag in self.flags if flag.required]
         optional = [flag for flag in self.flags if not flag.required] + [_HELP, _VERSION]
         said = f"{self.sentence} {self.about}".rstrip()
@@ -157,6 +157,49 @@ class Command(Generic[Config]):
         UsageError for values that it does not take.
         """
         return build(self.config, self.interface.read(argv))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A package that is no command itself and has some: `python -m PACKAGE` tells which."""
+
+    package: str
+    sentence: str
+    commands: Sequence[Command[Any]]
+    page: str
+
+    def read(self, argv: Sequence[str] | None = None) -> NoReturn:
+        """Prints and raises SystemExit for --help and --version; UsageError for all else."""
+        argv = sys.argv[1:] if argv is None else argv
+        if not {"-h", "--help"}.isdisjoint(argv):
+            _print(self.help())
+        if "--version" in argv:
+            _print(f"maeve {maeve_version()}\n")
+        meant = next((name for text in argv if (name := closest(text, [*self._sentences]))), None)
+        if meant is not None:
+            raise UsageError(f"{self.package} is no command; did you mean python -m {self.package}.{meant}?")
+        raise UsageError(f"{self.package} is no command; one of its own is needed\n{self._list(_width())}")
+
+    def help(self, width: int | None = None) -> str:
+        """As Interface.help."""
+        width = _width(width)
+        usage = f"usage: python -m {self.package}.COMMAND [flags]"
+        each = f"what one needs and takes: python -m {self.package}.COMMAND --help"
+        parts = (_fill(self.sentence, width), usage, self._list(width), each, f"more: {self.page}")
+        return "\n\n".join(parts) + "\n"
+
+    @property
+    def _sentences(self) -> dict[str, str]:
+        """By the commands' names without the package."""
+        return {each.module.removeprefix(f"{self.package}."): each.interface.sentence for each in self.commands}
+
+    def _list(self, width: int) -> str:
+        return "commands\n" + "\n".join(_row(*row, indent=14, width=width) for row in self._sentences.items())
+
+
+def _width(width: int | None = None) -> int:
+    """Of a help text: that of the terminal by default, within reason."""
+    return min(max(width or shutil.get_terminal_size().columns, _NARROWEST), _WIDEST)
 
 
 def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:

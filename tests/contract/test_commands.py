@@ -1,23 +1,28 @@
-"""Every command, as a process of its own: --help, --version, what is missing, what is mistyped; and docs/cli.md."""
+"""Every command, in a process of its own: --help, --version, what is missing, what is mistyped; and docs/cli.md."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from bundle.cli.command import STATUSES, Interface
 from bundle.cli.version import maeve_version
+from training.__main__ import GROUP
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cli.md").read_text()
 COMMANDS = re.findall(r"^\| `([a-z.]+)` \|", PAGE.split("| command | purpose |")[1].split("\n\n")[0], re.MULTILINE)
+Answer = tuple[int, str, str]
 PACKAGES = ("mae", "bundle", "runtime", "training", "export", "service")
 
 
@@ -28,38 +33,70 @@ def interface_of(command: str) -> Interface:
     return importlib.import_module(name).COMMAND.interface  # type: ignore[no-any-return]
 
 
-def run(command: str, *arguments: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def mistyped(command: str) -> tuple[str, str]:
+    """The last of its flags, and what somebody wrote instead."""
+    *_, flag = [flag.spelling for flag in interface_of(command).flags if not flag.is_positional] or ["--help"]
+    return flag, f"{flag[:-1]}x{flag[-1]}"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command answered: exit status, stdout, stderr. `imported`: the modules that all of it took."""
+
+    help: Answer
+    version: Answer
+    mistyped: Answer
+    nothing: Answer | None  # without arguments; None where it would begin to work
+    imported: set[str]
+
+
+@cache
+def asked(command: str) -> Asked:
+    """See asked.py."""
+    questions = [["--help"], ["--version"], [mistyped(command)[1], "1"]]
+    if needs_arguments(command):
+        questions.append([])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAEVE_")}
-    line = [sys.executable, *options, "-m", command, *arguments]
-    return subprocess.run(
-        line, capture_output=True, text=True, check=False, cwd=ROOT, env=environment | {"COLUMNS": "80"}, timeout=60
-    )
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(Path(__file__).with_name("asked.py")), command],
+        input=json.dumps(questions), capture_output=True, text=True, check=False, cwd=ROOT,
+        env=environment | {"COLUMNS": "80"}, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers: list[Answer] = [(status, out, err) for status, out, err in json.loads(done.stdout)]
+    help_, version, wrong, *nothing = answers
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    return Asked(help_, version, wrong, nothing[0] if nothing else None, imported)
+
+
+def needs_arguments(command: str) -> bool:
+    return any(flag.required for flag in interface_of(command).flags)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_comes_without_torch(command: str) -> None:
-    done = run(command, "--help", options=("-X", "importtime"))
-    assert done.returncode == 0
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "bundle.cli.command" in imported
-    assert imported.isdisjoint({"torch", "onnxruntime", "tensorrt", "sklearn", "fastapi"})
-    assert done.stdout == interface_of(command).help(80)
+    status, out, err = asked(command).help
+    assert (status, err) == (0, "")
+    assert "bundle.cli.command" in asked(command).imported
+    assert asked(command).imported.isdisjoint({"torch", "onnxruntime", "tensorrt", "sklearn", "fastapi"})
+    assert out == interface_of(command).help(80)
     for part in (f"\nusage: python -m {command} ", "\nexamples\n", "Default:", "\nexit status\n", "\nmore: docs/"):
-        assert part in done.stdout or (part == "Default:" and command == "training.report")  # which has no options
-    assert max(map(len, done.stdout.splitlines())) <= 80
+        assert part in out or (part == "Default:" and command == "training.report")  # which has no options
+    assert max(map(len, out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_version(command: str) -> None:
-    done = run(command, "--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"maeve {maeve_version()}\n", "")
+    assert asked(command).version == (0, f"maeve {maeve_version()}\n", "")
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if any(flag.required for flag in interface_of(c).flags)])
+@pytest.mark.parametrize("command", [command for command in COMMANDS if needs_arguments(command)])
 def test_without_arguments_it_says_what_it_needs(command: str) -> None:
-    done = run(command)
-    assert (done.returncode, done.stdout) == (2, "")
-    what, example, pointer = done.stderr.splitlines()
+    answer = asked(command).nothing
+    assert answer is not None
+    status, out, err = answer
+    assert (status, out) == (2, "")
+    what, example, pointer = err.splitlines()
     assert re.match(r"error: .* (is|are) needed to ", what)
     assert example.startswith("such as: ")
     assert pointer == f"all flags: python -m {command} --help"
@@ -67,10 +104,8 @@ def test_without_arguments_it_says_what_it_needs(command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_mistyped_flag_is_told_with_the_one_that_was_meant(command: str) -> None:
-    *_, flag = [flag.spelling for flag in interface_of(command).flags if not flag.is_positional] or ["--help"]
-    done = run(command, f"{flag[:-1]}x{flag[-1]}", "1")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: there is no flag {flag[:-1]}x{flag[-1]}; did you mean {flag}?\n"
+    flag, written = mistyped(command)
+    assert asked(command).mistyped == (2, "", f"error: there is no flag {written}; did you mean {flag}?\n")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -102,7 +137,20 @@ def test_the_page_knows_every_module_that_can_be_run() -> None:
     runnable = [file for file in files if '\nif __name__ == "__main__":\n' in file.read_text()]
     names = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__") for file in runnable}
     processes = set(re.findall(r"`([a-z_.]+)`", PAGE.split("The modules ")[1].split(" are processes")[0]))
-    assert names == set(COMMANDS) | processes
+    assert names == set(COMMANDS) | processes | {GROUP.package}
+
+
+def test_a_package_of_commands_lists_them() -> None:
+    assert [each.module for each in GROUP.commands] == [name for name in COMMANDS if name.startswith("training.")]
+    line = [sys.executable, "-m", GROUP.package]
+    help_, none = (
+        subprocess.run([*line, *more], capture_output=True, text=True, check=False, cwd=ROOT, timeout=60)
+        for more in (["--help"], [])
+    )
+    assert (help_.returncode, help_.stdout, help_.stderr) == (0, GROUP.help(80), "")
+    assert (none.returncode, none.stdout) == (2, "")
+    assert none.stderr.startswith("error: training is no command; one of its own is needed\ncommands\n  pack        ")
+    assert f"`python -m {GROUP.package}` is no command" in PAGE
 
 
 def test_the_page_s_lines_are_ones_that_the_commands_take() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import pytest
 
-from bundle.cli.command import Command
+from bundle.cli.command import Command, Group
 from bundle.cli.flags import Positional, UsageError
 from bundle.cli.version import maeve_version
 
@@ -171,3 +171,38 @@ def test_a_long_example_can_be_pasted_from_a_narrow_terminal() -> None:
 @pytest.mark.parametrize(("width", "expected"), [(10, 60), (500, 100)])
 def test_no_terminal_is_too_narrow_or_too_wide(width: int, expected: int) -> None:
     assert COMMAND.interface.help(width) == COMMAND.interface.help(expected)
+
+
+GROUP = Group(package="things", sentence="Do things.", commands=[COMMAND], page="docs/things.md")
+
+
+def test_a_package_of_commands_says_which_there_are() -> None:
+    assert (
+        GROUP.help(80)
+        == """\
+Do things.
+
+usage: python -m things.COMMAND [flags]
+
+commands
+  turn        Turn one thing into another.
+
+what one needs and takes: python -m things.COMMAND --help
+
+more: docs/things.md
+"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "one of its own is needed\ncommands\n  turn        Turn one thing into another."),
+        ("--out b", "one of its own is needed\ncommands\n  turn        Turn one thing into another."),
+        ("trun a --out b", "did you mean python -m things.turn?"),
+    ],
+)
+def test_a_package_of_commands_is_none_itself(line: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        GROUP.read(line.split())
+    assert str(caught.value) == f"things is no command; {message}"
