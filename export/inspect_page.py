@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bundle.cli.paper import paper
+from bundle.cli.words import counted
 from bundle.manifest import Manifest, Parity
 from export.tables import Cell, fields_table, new_table
 
@@ -38,7 +39,7 @@ def show(found: Inspection) -> None:
     for fault in found.faults:
         out.print(Text("fault: ", style="bold red").append(fault, style="default"))
     if found.faults:
-        out.print(f"{found.path}: {len(found.faults)} fault{'s' if len(found.faults) > 1 else ''}; do not serve it")
+        out.print(f"{found.path}: {counted(len(found.faults), 'fault')}; do not serve it")
     elif manifest is not None:
         out.print(f"{found.path}: all {len(manifest.files) + 1} files are as they were written")
 

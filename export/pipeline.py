@@ -174,7 +174,7 @@ def _manifest_fields(config: ExportConfig, run: PretrainedRun, classifier: Class
             "dataset": data.name,
             "num_images": data.num_images,
             "epochs": run.document.epochs,
-            "metrics": run.document.finite_metrics | ({} if classifier is None else classifier.document.finite_metrics),
+            "metrics": run.document.figures | ({} if classifier is None else classifier.document.figures),
             "git_commit": run.document.git_commit,
             "maeve_version": maeve_version(),
         },

@@ -40,12 +40,16 @@ class RunDocument(BaseModel):
     data: _Data
     epochs: float = 0
     metrics: dict[str, float | None] = {}
+    num_val: int | None = None  # images that the metrics of validation and test are of
+    num_test: int | None = None
     git_commit: str | None = None
     init_sha256: str | None = None  # a probe's: of the encoder's weights that it was fitted to
 
     @property
-    def finite_metrics(self) -> dict[str, float]:
-        return {name: value for name, value in self.metrics.items() if value is not None and math.isfinite(value)}
+    def figures(self) -> dict[str, float]:
+        """The metrics that are finite, and of how many images they are."""
+        counts = {"num_val": self.num_val, "num_test": self.num_test}
+        return {n: value for n, value in (self.metrics | counts).items() if value is not None and math.isfinite(value)}
 
 
 @dataclass(frozen=True)

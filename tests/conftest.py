@@ -61,6 +61,8 @@ def write_run(folder: Path, kind: str, network: Any, metrics: dict[str, float]) 
         (folder / "labels.json").write_bytes(encode_labels(LABELS))
     data = {"name": "noise", "num_images": 7, "pack_size": [36, 36], "mean": [0.5] * 3, "std": [0.25] * 3}
     document = {"kind": kind, "config": {}, "data": data, "epochs": 2, "metrics": metrics, "git_commit": "abc123"}
+    if kind != "pretrain":
+        document["num_val"] = 20
     (folder / "run.json").write_text(json.dumps(document))
     return folder
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bundle.cli.words import counted
 from mae.classifier import Classifier, ClassifierConfig
 from mae.config import MAEConfig
 from mae.model import Normalize
@@ -66,6 +67,7 @@ def _finetune(config: FinetuneConfig, world: World) -> dict[str, float]:
     run.describe(
         data=data_fields(packed.info), recipe={"name": name, **asdict(recipe)}, num_train=len(train_ids),
         num_val=len(val_ids), epochs=recipe.epochs, course=training.plan.course,
+        **({} if test is None else {"num_test": len(test)}),
     )  # fmt: skip
     training.train(run, val_ids, f"the {name} recipe")
     metrics = run.metrics_with(test=config.test)
@@ -152,8 +154,8 @@ class _Finetuning:
         c, plan = self.config, self.plan
         return (
             f"{plan.num_images:,} images to train on, {num_val:,} held out, {self.model.config.num_classes} classes; "
-            f"from {'scratch' if c.from_scratch else c.init}; {self.recipe.epochs} epochs of {plan.per_epoch} steps of "
-            f"{plan.batch_size} on {self.world}; feed: {self.feed.name}"
+            f"from {'scratch' if c.from_scratch else c.init}; {counted(self.recipe.epochs, 'epoch')} of "
+            f"{counted(plan.per_epoch, 'step')} of {plan.batch_size} on {self.world}; feed: {self.feed.name}"
         )
 
     def train(self, run: Run, val_ids: Ids, name: str) -> None:

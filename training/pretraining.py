@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bundle.cli.words import counted
 from bundle.preprocess import center_crop
 from mae.masking import num_keep, random_masking
 from mae.model import MaskedAutoencoder
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from training.pretrain import PretrainConfig
 
 BETAS = (0.9, 0.95)  # He et al. 2021, table 8
+# AdamW moves a weight by about the learning rate per step at most: in 100 steps of px64's 6e-4, of which warm-up and
+# decay leave half, by 0.03. Weights begin with about as much, so fewer steps hardly leave the random start.
+_LEAST_STEPS = 100
 _PICTURE_IMAGES = 8
 _LOSS_IMAGES, _LOSS_BATCH = 1024, 64
 SAMPLES_FILE, _SAMPLES = "samples.npz", 256
@@ -143,6 +147,7 @@ class _Pretraining:
         try:
             if self.world.is_main:
                 print(self.summary(), file=sys.stderr)
+                self._warn_of_few_steps()
             train(
                 run, Parts(model=self.model, optimizer=optimizer, network=self.network, feed=self.feed), self.schedule,
                 self.loop(), world=self.world, loss_of=self.loss, after_epoch=self.after_epoch, batch_of=self.batch,
@@ -184,9 +189,18 @@ class _Pretraining:
         return (
             f"{len(self.images):,} images of {m.image_size[0]}x{m.image_size[1]}, patches of {m.patch_size}; "
             f"{r.preset} {m.dim}x{m.depth}, decoder {m.decoder_dim}x{m.decoder_depth}, {parameters:.1f} M parameters; "
-            f"{r.epochs} epochs of {plan.per_epoch} steps of {plan.batch_size}; {precision} on {self.world}; "
-            f"feed: {self.feed.name}"
+            f"{counted(r.epochs, 'epoch')} of {counted(plan.per_epoch, 'step')} of {plan.batch_size}; "
+            f"{precision} on {self.world}; feed: {self.feed.name}"
         )
+
+    def _warn_of_few_steps(self) -> None:
+        steps = self.schedule.total_steps
+        if steps < _LEAST_STEPS:
+            print(
+                f"only {counted(steps, 'step')} in all, too few to learn from; for {_LEAST_STEPS} and more raise "
+                f"--epochs, now {self.recipe.epochs}, or lower --batch-size, now {self.plan.batch_size}",
+                file=sys.stderr,
+            )
 
     def loop(self) -> LoopConfig:
         peak = peak_flops(self.device, precision_of(self.objective.autocast))

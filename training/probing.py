@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import Tensor
 
+from bundle.cli.words import counted
 from bundle.digest import file_sha256
 from mae.classifier import LinearHead, LinearHeadConfig
 from mae.config import Feature
@@ -103,6 +104,7 @@ def probe(config: ProbeConfig) -> dict[str, float]:
     write_labels(config.out, classes)
     run.describe(
         data=data_fields(packed.info), num_train=len(train.labels), num_val=len(val.labels), metrics=metrics,
+        **({} if test is None else {"num_test": len(test)}),
         knn_features=sweep.knn.features, probe_features=names, trials=[trial._asdict() for trial in sweep.trials],
         init_sha256=file_sha256(config.init / WEIGHTS_FILE),  # a head fits these very weights, and export asks for them
     )  # fmt: skip
@@ -187,8 +189,12 @@ def extract(
 
 
 def trials_table(document: Mapping[str, Any]) -> Table:
-    """A probe's run.json as a table: each classifier on each feature at its best setting; the chosen ones starred."""
-    table = Table("classifier", "features", "setting", "validation", "test")
+    """A probe's run.json as a table: each classifier on each feature at its best setting; the chosen ones starred. The
+    columns of accuracies say of how many images they are.
+    """
+    parts = ("validation", document.get("num_val")), ("test", document.get("num_test"))
+    headings = (part if number is None else f"{part}, {counted(number, 'image')}" for part, number in parts)
+    table = Table("classifier", "features", "setting", *headings)
     trials = [Trial(**fields) for fields in document["trials"]]
     for (classifier, features), group in groupby(trials, key=lambda trial: (trial.classifier, trial.features)):
         best = max(group, key=lambda trial: trial.rank)

@@ -106,7 +106,7 @@ def provenance(source: Source) -> str:
         lines.append(
             f"- {what} on {document.data.name}, {document.data.num_images:,} images, {_epochs(document)}{commit}"
         )
-        lines += [f"- {name}: {value:.4g}" for name, value in document.finite_metrics.items()]
+        lines += [f"- {name}: {value:.4g}" for name, value in document.figures.items()]
     return "\n".join([*lines, f"- sha256 of the pre-trained weights: `{source.weights_sha256}`"])
 
 

@@ -60,7 +60,7 @@ def test_a_whole_file_brings_its_decoder(tiny_runs: TinyRuns, tmp_path: Path) ->
     run = read_pretrained(tmp_path / "full.pth")
     assert isinstance(run.model, MaskedAutoencoder)
     assert run.document.kind == "pretrain"
-    assert run.document.finite_metrics == {}
+    assert run.document.figures == {}
 
 
 def test_a_probe_fits_the_file_that_it_was_fitted_to(encoder: Path, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_the_manifest_says_what_it_is_and_where_it_came_from(tiny_bundle: Bundle
         "dataset": "noise",
         "num_images": 7,
         "epochs": 2.0,
-        "metrics": {"reconstruction_loss": 0.5, "probe_val_top1": 0.25},
+        "metrics": {"reconstruction_loss": 0.5, "probe_val_top1": 0.25, "num_val": 20},
         "git_commit": "abc123",
     }
     assert tiny_bundle.labels == LABELS
@@ -210,7 +210,7 @@ def test_the_classifier_bundle_says_so(classifier_bundle: Bundle) -> None:
     manifest = classifier_bundle.manifest
     assert manifest.name == "whole"
     assert list(manifest.graphs) == ["encoder", "decoder", "classifier"]
-    assert manifest.provenance.metrics == {"reconstruction_loss": 0.5, "val_top1": 0.75}
+    assert manifest.provenance.metrics == {"reconstruction_loss": 0.5, "val_top1": 0.75, "num_val": 20}
     assert classifier_bundle.labels == LABELS
 
 

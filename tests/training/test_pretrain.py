@@ -127,13 +127,27 @@ def test_a_larger_pack_is_cut_to_the_network(photos: Path, tmp_path: Path, tiny:
     assert load_mae(out).config.image_size == (32, 32)
 
 
-def test_fewer_images_than_a_batch_are_one_batch(photos: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
+def test_fewer_images_than_a_batch_are_one_batch(
+    photos: Path, tmp_path: Path, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     few = tmp_path / "photos"
     few.mkdir()
     for file in sorted(photos.rglob("*.jpg"))[:5]:
         (few / file.name).write_bytes(file.read_bytes())
     out = pretrain(PretrainConfig(data=str(few), out=tmp_path / "run", epochs=2, **tiny))
     assert metrics(out)[-1] == {"step": 2, "epoch": 2}
+    told = capsys.readouterr().err
+    assert "; 2 epochs of 1 step of 5; " in told
+    assert "\nonly 2 steps in all, too few to learn from; for 100 and more raise --epochs, now 2, or lower " in told
+
+
+def test_enough_steps_are_not_warned_of(
+    packed: PackedDataset, tmp_path: Path, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = {**tiny, "batch_size": 12}
+    for epochs, warned in ((9, True), (10, False)):  # of 10 steps
+        pretrain(PretrainConfig(data=str(packed.folder), out=tmp_path / f"{epochs}", epochs=epochs, **flags))
+        assert ("too few to learn from" in capsys.readouterr().err) is warned
 
 
 def test_two_seeds_are_two_runs_and_one_seed_is_one(

@@ -160,7 +160,10 @@ def test_the_table_has_each_classifier_at_its_best(probed: ProbeConfig) -> None:
     document = document_of(probed.out)
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(trials_table(document))
-    lines = [line for line in console.export_text().splitlines() if "knn" in line or "linear" in line]
+    shown = console.export_text()
+    assert " validation, 24 images " in shown
+    assert " test, 30 images " in shown
+    lines = [line for line in shown.splitlines() if "knn" in line or "linear" in line]
     assert len(lines) == 6
     metrics = document["metrics"]
     for classifier, prefix in (("knn", "knn"), ("linear", "probe")):
