@@ -47,6 +47,13 @@ def words(body: dict[str, Any], index: int) -> str:
     return f"{where}: hidden, guessed with an error of {figure(body['error'][index])}."
 
 
+def expect_answered(page: Page) -> None:
+    """Wait until it shows something that is up to date."""
+    expect(part(page, "reconstruction")).to_be_visible()
+    expect(page.locator("#reconstruct .error")).to_be_hidden()
+    expect(page.locator("#reconstruct.busy")).to_have_count(0)
+
+
 def watch(page: Page) -> list[Request]:
     """What the card asks from now on."""
     found: list[Request] = []

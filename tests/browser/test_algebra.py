@@ -119,3 +119,26 @@ def test_eigenvalues_are_numpys(page: Page) -> None:
     np.testing.assert_allclose(found["values"], np.linalg.eigvalsh(matrix)[::-1], atol=1e-10)
     vectors = np.array(found["vectors"])
     np.testing.assert_allclose(vectors @ matrix, np.array(found["values"])[:, None] * vectors, atol=1e-10)
+
+
+def test_likeness_of_a_few_vectors_is_numpys(page: Page) -> None:
+    vectors = np.random.default_rng(0).normal(size=(7, 33))
+    vectors[3] = 0
+    got = page.evaluate(
+        """async (vectors) => {
+          const { cosineMatrix, pairs, neighbours } = await import("/static/vectors.js");
+          const matrix = cosineMatrix(vectors);
+          return { matrix, pairs: pairs(matrix), neighbours: neighbours(matrix[2], 2) };
+        }""",
+        vectors.tolist(),
+    )
+    lengths = np.linalg.norm(vectors, axis=1)
+    expected = vectors @ vectors.T / np.maximum(np.outer(lengths, lengths), 1e-300)
+    np.fill_diagonal(expected, 1)
+    np.testing.assert_allclose(got["matrix"], expected, atol=1e-12)
+    values = [pair["value"] for pair in got["pairs"]]
+    assert len(values) == 21
+    assert values == sorted(values, reverse=True)
+    assert all(pair["value"] == got["matrix"][pair["row"]][pair["column"]] for pair in got["pairs"])
+    order = [int(index) for index in np.argsort(-expected[2], kind="stable") if index != 2]
+    assert [each["index"] for each in got["neighbours"]] == order
