@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
+from playwright.sync_api import Browser, ConsoleMessage, FilePayload, Page, Request, expect
 
 from tests.chromium import open_browser
 from tests.servers import ROOT, serving_bundle
@@ -125,9 +125,14 @@ def take_sample(page: Page, title: str = "A cat") -> None:
     page.get_by_role("button", name=title, exact=True).first.click()
 
 
-def give_photos(page: Page, *paths: Path) -> None:
-    """Choose files, as the browser's dialog would."""
-    page.locator("#drop input").set_input_files(list(paths))
+def give_photos(page: Page, *files: Path | FilePayload) -> None:
+    """Choose files, as the browser's dialog would: those of these paths, or these."""
+    page.locator("#drop input").set_input_files(cast("list[FilePayload]", list(files)))
+
+
+def damaged_photo(name: str = "damaged.jpg") -> FilePayload:
+    """One that begins like a photo."""
+    return {"name": name, "mimeType": "image/jpeg", "buffer": (SAMPLES / "cat.jpg").read_bytes()[:3000]}
 
 
 def screenshot(page: Page, name: str) -> Path:

@@ -17,12 +17,14 @@ from tests.browser.conftest import (
     Complaints,
     OpenPage,
     Scheme,
+    damaged_photo,
+    give_photos,
     overflows,
     running_service,
     screenshot,
     take_sample,
     violations,
-)
+)  # fmt: skip
 from tests.browser.reading import box, figure, pixels, reconstructed
 from tests.service.helpers import NUM_PATCHES, make_bundle, serving_fake
 
@@ -190,7 +192,7 @@ def test_a_defect_is_what_it_did_not_expect(page: Page, service: str, tmp_path: 
     image = np.full((64, 64, 3), 150, np.uint8)
     image[26:38, 42:54] = (200, 30, 30)
     Image.fromarray(image).save(photo)
-    page.locator("input[type=file]").first.set_input_files(photo)
+    give_photos(page, photo)
     part(page, "heat").scroll_into_view_if_needed()
     body = reconstructed(service, photo, **DEFAULT)
     shows(page, body)
@@ -200,11 +202,9 @@ def test_a_defect_is_what_it_did_not_expect(page: Page, service: str, tmp_path: 
     expect(part(page, "look-text")).to_have_text(words(body, worst))
 
 
-def test_a_damaged_photo(page: Page, complaints: Complaints, tmp_path: Path) -> None:
+def test_a_damaged_photo(page: Page, complaints: Complaints) -> None:
     complaints.expected.append("status of 400")
-    damaged = tmp_path / "damaged.jpg"
-    damaged.write_bytes((SAMPLES / "cat.jpg").read_bytes()[:3000])
-    page.locator("input[type=file]").first.set_input_files(damaged)
+    give_photos(page, damaged_photo())
     page.locator("#anomaly h2").scroll_into_view_if_needed()
     expect(page.locator("#anomaly [role=alert]")).to_contain_text("damaged")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import FilePayload, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.bundles import without_classifier
 from tests.browser.conftest import (
@@ -15,12 +15,14 @@ from tests.browser.conftest import (
     Complaints,
     OpenPage,
     Scheme,
+    damaged_photo,
+    give_photos,
     overflows,
     running_service,
     screenshot,
     take_sample,
     violations,
-)
+)  # fmt: skip
 
 
 def card(page: Page) -> Locator:
@@ -96,12 +98,7 @@ def test_it_tells_what_the_classifier_knows(cat: Page, service: str) -> None:
 
 def test_a_damaged_photo_is_told_in_words(cat: Page, complaints: Complaints) -> None:
     complaints.expected.append("400")
-    broken: FilePayload = {
-        "name": "broken.jpg",
-        "mimeType": "image/jpeg",
-        "buffer": (SAMPLES / "cat.jpg").read_bytes()[:300],
-    }
-    cat.locator("#intake input[type=file]").first.set_input_files([broken])
+    give_photos(cat, damaged_photo())
     card(cat).scroll_into_view_if_needed()
     expect(card(cat).get_by_role("alert")).to_contain_text("damaged")
     expect(part(cat, "said")).to_be_hidden()  # it was said of the cat

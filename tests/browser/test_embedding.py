@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import FilePayload, Locator, Page, Position, expect
+from playwright.sync_api import Locator, Page, Position, expect
 
 from tests.browser.conftest import (
     SAMPLES,
     Complaints,
     OpenPage,
     Scheme,
+    damaged_photo,
+    give_photos,
     overflows,
     running_service,
     screenshot,
@@ -31,19 +33,10 @@ Vector = NDArray[np.float32]
 
 # --plus and --minus of the style sheet, and the former in the dark
 BLUE, ORANGE, LIGHT_BLUE = (0x24, 0x56, 0xC7), (0xC2, 0x57, 0x1A), (0x8D, 0xB0, 0xFF)
-BROKEN: FilePayload = {
-    "name": "broken.jpg",
-    "mimeType": "image/jpeg",
-    "buffer": b"\xff\xd8\xff\xe0 is how a JPEG begins",
-}
 
 
 def part(page: Page, name: str) -> Locator:
     return page.locator(f"#embedding [data-part={name}]")
-
-
-def give(page: Page, file: Path | FilePayload) -> None:
-    page.locator("input[type=file]").first.set_input_files(file)
 
 
 def showing(page: Page) -> Page:
@@ -140,7 +133,7 @@ def test_pointing_at_a_bar_reads_its_value(card: Page, service: str) -> None:
     for at in (0, 100, 191):
         part(card, "strip").hover(position=over(card, at))
         expect(part(card, "value")).to_have_text(value_said(vector, at))
-    give(card, SAMPLES / "rocket.jpg")  # the same value of another photo, so that the two can be compared
+    give_photos(card, SAMPLES / "rocket.jpg")  # the same value of another photo, so that the two can be compared
     expect(part(card, "value")).to_have_text(value_said(vector_of(service, "rocket"), 191))
 
 
@@ -235,8 +228,8 @@ def test_the_file_is_numpys(card: Page, service: str, tmp_path: Path) -> None:
 
 def test_a_broken_photo_is_told_in_words(card: Page, complaints: Complaints) -> None:
     complaints.expected.append("400 (Bad Request)")
-    give(card, BROKEN)
-    expect(card.locator("#embedding .error")).to_contain_text("is no readable JPEG")
+    give_photos(card, damaged_photo())
+    expect(card.locator("#embedding .error")).to_contain_text("is truncated or corrupt")
     expect(part(card, "stage")).to_be_hidden()  # else another photo's vector would stand there
     expect(part(card, "copy")).to_be_disabled()
     expect(part(card, "save")).to_be_disabled()
@@ -255,7 +248,7 @@ def test_limits_and_a_service_that_is_gone_are_told_in_words(open_page: OpenPage
         showing(page)
         out = io.BytesIO()
         Image.new("RGB", (400, 400)).save(out, "PNG")
-        give(page, {"name": "large.png", "mimeType": "image/png", "buffer": out.getvalue()})
+        give_photos(page, {"name": "large.png", "mimeType": "image/png", "buffer": out.getvalue()})
         expect(page.locator("#embedding .error")).to_contain_text("more than this service takes")
         expect(part(page, "stage")).to_be_hidden()
         take_sample(page, "The same cat, closer")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from base64 import b64decode
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import FilePayload, Locator, Page, Position, expect
+from playwright.sync_api import Locator, Page, Position, expect
 
 from bundle.preprocess import preprocess
 from bundle.store import Bundle, write_bundle
@@ -22,6 +21,8 @@ from tests.browser.conftest import (
     Complaints,
     OpenPage,
     Scheme,
+    damaged_photo,
+    give_photos,
     overflows,
     running_service,
     screenshot,
@@ -38,19 +39,10 @@ _IS_NARROW = """() => {
   const { width, clientWidth } = document.querySelector("#features canvas");
   return width === clientWidth && width < 350;
 }"""
-BROKEN: FilePayload = {
-    "name": "broken.jpg",
-    "mimeType": "image/jpeg",
-    "buffer": b"\xff\xd8\xff\xe0 is how a JPEG begins",
-}
 
 
 def part(page: Page, name: str) -> Locator:
     return page.locator(f"#features [data-part={name}]")
-
-
-def give(page: Page, file: Path | FilePayload) -> None:
-    page.locator("input[type=file]").first.set_input_files(file)
 
 
 def showing(page: Page) -> Page:
@@ -247,7 +239,7 @@ def test_a_tap_keeps_a_patch(open_page: OpenPage) -> None:
 
 def test_another_photo_begins_with_its_colours(card: Page) -> None:
     part(card, "grid").click(position=middle(card, 9))
-    give(card, SAMPLES / "rocket.jpg")
+    give_photos(card, SAMPLES / "rocket.jpg")
     expect(part(card, "heat")).to_be_hidden()
     expect(part(card, "shares")).to_be_visible()
 
@@ -266,7 +258,7 @@ def test_the_photo_below_is_what_the_network_sees(card: Page) -> None:
 
 def test_colours_for_all_photos(card: Page, service: str) -> None:
     expect(part(card, "shared-label")).to_be_hidden()
-    give(card, SAMPLES / "rocket.jpg")
+    give_photos(card, SAMPLES / "rocket.jpg")
     expect(part(card, "shares-text")).to_contain_text("this photo’s patches")  # noqa: RUF001
     part(card, "shared").check()
     expect(part(card, "shares-text")).to_contain_text("patches of 2 photos")
@@ -281,8 +273,8 @@ def test_colours_for_all_photos(card: Page, service: str) -> None:
 
 def test_colours_for_all_photos_are_seen_at_once(card: Page) -> None:
     """A patch that was pinned is let go; and they are others when a photo goes."""
-    give(card, SAMPLES / "rocket.jpg")
-    give(card, SAMPLES / "coffee.jpg")
+    give_photos(card, SAMPLES / "rocket.jpg")
+    give_photos(card, SAMPLES / "coffee.jpg")
     showing(card)
     part(card, "grid").click(position=middle(card, 9))
     part(card, "shared").check()
@@ -294,8 +286,8 @@ def test_colours_for_all_photos_are_seen_at_once(card: Page) -> None:
 
 def test_a_photo_that_cannot_be_read_is_left_out_of_the_colours_for_all(card: Page, complaints: Complaints) -> None:
     complaints.expected.append("400 (Bad Request)")
-    give(card, BROKEN)
-    give(card, SAMPLES / "rocket.jpg")
+    give_photos(card, damaged_photo())
+    give_photos(card, SAMPLES / "rocket.jpg")
     showing(card)
     part(card, "shared").check()
     expect(part(card, "shares-text")).to_contain_text("patches of 2 photos")
@@ -306,7 +298,7 @@ def test_a_photo_that_only_the_service_can_read(page: Page, service: str) -> Non
     """Browsers do not know TIFF."""
     data = io.BytesIO()
     Image.open(SAMPLES / "cat.jpg").save(data, "TIFF")
-    give(page, {"name": "cat.tif", "mimeType": "image/tiff", "buffer": data.getvalue()})
+    give_photos(page, {"name": "cat.tif", "mimeType": "image/tiff", "buffer": data.getvalue()})
     showing(page)
     part(page, "opacity").fill("0")
     answer = httpx.post(f"{service}reconstruct", content=data.getvalue(), trust_env=False).json()
@@ -318,8 +310,8 @@ def test_a_photo_that_only_the_service_can_read(page: Page, service: str) -> Non
 
 def test_a_broken_photo_is_told_in_words(card: Page, complaints: Complaints) -> None:
     complaints.expected.append("400 (Bad Request)")
-    give(card, BROKEN)
-    expect(card.locator("#features .error")).to_contain_text("is no readable JPEG")
+    give_photos(card, damaged_photo())
+    expect(card.locator("#features .error")).to_contain_text("is truncated or corrupt")
     expect(part(card, "stage")).to_be_hidden()  # else another photo's colours would stand there
     take_sample(card, "A rocket")
     showing(card)
@@ -409,7 +401,7 @@ def test_without_a_decoder_a_photo_that_browsers_cannot_read_has_colours_alone(o
     page = open_page(wide)
     data = io.BytesIO()
     Image.open(SAMPLES / "cat.jpg").save(data, "TIFF")
-    give(page, {"name": "cat.tif", "mimeType": "image/tiff", "buffer": data.getvalue()})
+    give_photos(page, {"name": "cat.tif", "mimeType": "image/tiff", "buffer": data.getvalue()})
     showing(page)
     covered = shown_colours(page, (6, 12))
     part(page, "opacity").fill("0")
@@ -417,7 +409,7 @@ def test_without_a_decoder_a_photo_that_browsers_cannot_read_has_colours_alone(o
 
 
 def test_a_plain_picture_has_nothing_to_tell(page: Page) -> None:
-    give(page, {"name": "grey.png", "mimeType": "image/png", "buffer": grey()})
+    give_photos(page, {"name": "grey.png", "mimeType": "image/png", "buffer": grey()})
     page.locator("#features").scroll_into_view_if_needed()
     expect(part(page, "shares-text")).to_contain_text("The patches do not differ")
     assert (shown_colours(page) == 128).all()

@@ -17,6 +17,7 @@ from tests.browser.conftest import (
     SAMPLES,
     Complaints,
     OpenPage,
+    damaged_photo,
     give_photos,
     overflows,
     running_service,
@@ -311,16 +312,12 @@ def test_what_only_the_service_can_tell_is_said_in_the_card_and_the_tray(
     expect(chosen(page)).to_have_accessible_name("zero.png")
 
 
-def test_a_damaged_photo_shows_no_picture_of_another(
-    page: Page, complaints: Complaints, photos: list[Path], tmp_path: Path
-) -> None:
+def test_a_damaged_photo_shows_no_picture_of_another(page: Page, complaints: Complaints, photos: list[Path]) -> None:
     complaints.expected.append("400")
-    damaged = tmp_path / "damaged.jpg"
-    damaged.write_bytes((SAMPLES / "cat.jpg").read_bytes()[:3000])
     give_photos(page, photos[0])
     reconstruction = page.locator("#reconstruct [data-part=reconstruction]")
     expect(reconstruction).to_be_visible()
-    give_photos(page, damaged)
+    give_photos(page, damaged_photo())
     expect(page.locator("#reconstruct .error")).to_contain_text("damaged.jpg: The file is damaged and cannot be read.")
     expect(reconstruction).to_be_hidden()
     expect(thumbnails(page).nth(1)).to_have_class("thumbnail faulty")

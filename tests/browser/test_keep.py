@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import FilePayload, Locator, Page, Request, Route, expect
+from playwright.sync_api import Locator, Page, Request, Route, expect
 
 from bundle.masking import keep_ids
 from tests.browser.bundles import without_decoder
@@ -24,12 +24,14 @@ from tests.browser.conftest import (
     Complaints,
     OpenPage,
     Scheme,
+    damaged_photo,
+    give_photos,
     overflows,
     running_service,
     screenshot,
     take_sample,
     violations,
-)
+)  # fmt: skip
 
 CAT = SAMPLES / "cat.jpg"
 SPACE = "\N{NO-BREAK SPACE}"
@@ -252,8 +254,7 @@ def test_a_proxy_that_drops_the_timings_is_told(cat: Page) -> None:
 
 def test_a_damaged_photo_is_told_in_words(page: Page, complaints: Complaints) -> None:
     complaints.expected.append("400")
-    broken: FilePayload = {"name": "cat.jpg", "mimeType": "image/jpeg", "buffer": CAT.read_bytes()[:300]}
-    page.locator("#intake input[type=file]").first.set_input_files([broken])
+    give_photos(page, damaged_photo())
     card(page).scroll_into_view_if_needed()
     expect(card(page).get_by_role("alert")).to_contain_text("damaged")
     expect(part(page, "picture")).to_be_hidden()

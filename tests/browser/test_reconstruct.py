@@ -18,11 +18,13 @@ from tests.browser.conftest import (
     Complaints,
     OpenPage,
     Scheme,
+    damaged_photo,
+    give_photos,
     overflows,
     screenshot,
     take_sample,
     violations,
-)
+)  # fmt: skip
 from tests.browser.reading import box, figure, pixels, reconstructed
 from tests.browser.reconstruct_card import DEFAULT, cell, of_card, part, shows, watch, words
 from tests.service.helpers import DIM, GRAPHS, make_bundle, serving_fake, tensor
@@ -165,11 +167,9 @@ def test_a_patch_that_is_looked_at_is_marked_enlarged_and_told(card: Page, servi
     expect(part(card, "loupe-title")).to_have_text("The largest error")
 
 
-def test_a_damaged_photo_and_then_a_good_one(page: Page, service: str, complaints: Complaints, tmp_path: Path) -> None:
+def test_a_damaged_photo_and_then_a_good_one(page: Page, service: str, complaints: Complaints) -> None:
     complaints.expected.append("status of 400")
-    damaged = tmp_path / "damaged.jpg"
-    damaged.write_bytes((SAMPLES / "cat.jpg").read_bytes()[:3000])
-    page.locator("input[type=file]").first.set_input_files(damaged)
+    give_photos(page, damaged_photo())
     alert = page.locator("#reconstruct [role=alert]")
     expect(alert).to_contain_text("damaged")
     expect(part(page, "unit")).to_be_hidden()  # what an error means, where there is none
