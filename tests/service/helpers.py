@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import shutil
 import socket
@@ -223,3 +224,16 @@ class RedisServer:
             self.process.kill()
             self.process.wait(10)
             self.process = None
+
+
+def reconstruct(served: Served, image: bytes, **params: Any) -> dict[str, Any]:
+    """POST /reconstruct."""
+    answer = served.http.post("/reconstruct", content=image, params=params)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def picture(body: dict[str, Any], name: str) -> NDArray[np.uint8]:
+    """[H, W, C] of a picture in the answer."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(body["images"][name]))))

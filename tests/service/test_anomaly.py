@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
 import math
 from collections.abc import Callable, Iterator
@@ -42,7 +41,9 @@ from tests.service.helpers import (
     encoded,
     eventually,
     photo,
+    picture,
     pixels,
+    reconstruct,
     serving,
     serving_fake,
 )
@@ -55,17 +56,6 @@ MOST_PASSES = "MAEVE_MAX_IMAGES, and half of a worker's share of MAEVE_MAX_QUEUE
 def served(fake_bundle: Bundle) -> Iterator[Served]:
     with serving_fake(fake_bundle) as (served, _):
         yield served
-
-
-def ask(served: Served, image: bytes, **params: Any) -> dict[str, Any]:
-    answer = served.http.post("/reconstruct", content=image, params=params)
-    assert answer.status_code == 200, answer.text
-    body: dict[str, Any] = answer.json()
-    return body
-
-
-def picture(body: dict[str, Any], name: str) -> NDArray[np.uint8]:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(body["images"][name]))))
 
 
 def counted(served: Served, name: str, **labels: str) -> float:
@@ -129,7 +119,7 @@ def test_the_errors_are_those_of_the_bundles_graphs(
     image = smooth_photo()
     settings = Settings(bundle=bundle.path, runtime="onnxruntime", precision="fp32", lanes=1)
     with serving(create_app(settings)) as served:
-        body = ask(served, image, passes=passes, mask_ratio=ratio, seed=11)
+        body = reconstruct(served, image, passes=passes, mask_ratio=ratio, seed=11)
     error, hidden = by_hand(bundle, image, ratio, 11, passes)
     np.testing.assert_allclose(body["error"], error, rtol=1e-3, atol=1e-5)
     assert body["hidden"] == hidden.tolist()
@@ -138,7 +128,7 @@ def test_the_errors_are_those_of_the_bundles_graphs(
 
 
 def test_the_answer_is_what_the_document_says(served: Served) -> None:
-    body = ask(served, photo(1), passes=6, mask_ratio=0.5, seed=3)
+    body = reconstruct(served, photo(1), passes=6, mask_ratio=0.5, seed=3)
     assert AnomalyResponse.model_validate(body, strict=False).model_dump().keys() == body.keys()
     assert (body["passes"], body["mask_ratio"], body["seed"], body["grid"]) == (6, 0.5, 3, [4, 4])
     assert body["hidden"] == [3] * NUM_PATCHES
@@ -156,7 +146,7 @@ def test_a_network_trained_on_photos_did_not_expect_the_square_of_noise() -> Non
     image = np.repeat((60 + 120 * x + 40 * y)[..., None], 3, axis=2).astype(np.uint8)
     image[24:40, 32:48] = pixels(4, 16, 16)
     with serving(create_app(settings)) as served:
-        error = np.reshape(ask(served, encoded(Image.fromarray(image)), passes=4)["error"], (8, 8))
+        error = np.reshape(reconstruct(served, encoded(Image.fromarray(image)), passes=4)["error"], (8, 8))
     defect = np.zeros((8, 8), bool)
     defect[3:5, 4:6] = True
     assert error[defect].min() > error[~defect].max()
@@ -198,7 +188,7 @@ def test_passes_that_would_never_be_let_in_are_refused_at_once(fake_bundle: Bund
         assert answer.status_code == 422
         wanted = f"passes: at most 6 in one request ({MOST_PASSES}), got 7"
         assert answer.json()["error"]["message"] == wanted
-        assert len(ask(served, photo(1), passes=6)["error"]) == NUM_PATCHES
+        assert len(reconstruct(served, photo(1), passes=6)["error"]) == NUM_PATCHES
         assert served.http.get("/info").json()["limits"]["max_passes"] == 6
 
 
@@ -213,16 +203,16 @@ def test_a_broken_image_is_image_0_whatever_the_pass(served: Served) -> None:
 
 def test_a_pass_is_an_image_to_the_queue_the_caches_and_the_metrics(fake_bundle: Bundle) -> None:
     with serving_fake(fake_bundle) as (served, runtime):
-        first = ask(served, photo(1), passes=4)
+        first = reconstruct(served, photo(1), passes=4)
         computed = {"operation": "reconstruct", "source": "computed"}
         assert counted(served, "maeve_images_total", **computed) == 4
-        again = ask(served, photo(1), passes=4)
+        again = reconstruct(served, photo(1), passes=4)
         assert (first["cached"], again["cached"]) == (False, True)
         assert again["error"] == first["error"]
-        more = ask(served, photo(1), passes=6)  # four of them are known
+        more = reconstruct(served, photo(1), passes=6)  # four of them are known
         assert not more["cached"]
         assert counted(served, "maeve_images_total", **computed) == 6
-        plain = ask(served, photo(1))  # and so is the mask of a plain reconstruction
+        plain = reconstruct(served, photo(1))  # and so is the mask of a plain reconstruction
         assert plain["cached"]
         assert counted(served, "maeve_images_total", **computed) == 6
         assert sum(n for graph, n in runtime.calls if graph == "encoder") == 6
@@ -235,7 +225,7 @@ def test_with_nothing_to_spare_none_of_the_passes_is_begun(fake_bundle: Bundle) 
         ThreadPoolExecutor() as pool,
     ):
         with hold:
-            first = pool.submit(ask, served, photo(1), passes=6)
+            first = pool.submit(reconstruct, served, photo(1), passes=6)
             eventually(lambda: served.app.state.engine.admission.pending == 6)
             refused = served.http.post("/reconstruct", content=photo(2), params={"passes": 3})
             assert served.app.state.engine.admission.pending == 6
@@ -334,15 +324,15 @@ def test_a_png_shows_the_photo_and_its_heat_side_by_side(served: Served) -> None
     assert answer.headers["content-type"] == "image/png"
     shown = np.asarray(Image.open(io.BytesIO(answer.content)))
     assert shown.shape == (32, 2 * 32 + 4, 3)
-    body = ask(served, photo(1), passes=4)
+    body = reconstruct(served, photo(1), passes=4)
     np.testing.assert_array_equal(shown[:, :32], picture(body, "original"))
     np.testing.assert_array_equal(shown[:, 36:], picture(body, "heatmap"))
 
 
 def test_the_colours_end_at_the_largest_error_or_where_they_are_told_to(served: Served) -> None:
-    own = ask(served, photo(1), passes=4)
-    same = ask(served, photo(1), passes=4, scale_max=own["max_error"])
-    wider = ask(served, photo(1), passes=4, scale_max=2 * own["max_error"])
+    own = reconstruct(served, photo(1), passes=4)
+    same = reconstruct(served, photo(1), passes=4, scale_max=own["max_error"])
+    wider = reconstruct(served, photo(1), passes=4, scale_max=2 * own["max_error"])
     assert own["scale_max"] == own["max_error"] == max(own["error"])
     assert same["images"] == own["images"]
     assert (wider["scale_max"], wider["error"]) == (2 * own["max_error"], own["error"])

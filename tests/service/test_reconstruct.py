@@ -17,24 +17,22 @@ from bundle.masking import masking_from_removed, random_masking
 from bundle.preprocess import preprocess
 from bundle.store import Bundle
 from service.reconstruct import encode_png, make_pictures, patchify, unpatchify
-from tests.service.helpers import NUM_PATCHES, Served, make_bundle, photo, pixels, serving_fake
+from tests.service.helpers import (
+    NUM_PATCHES,
+    Served,
+    make_bundle,
+    photo,
+    picture,
+    pixels,
+    reconstruct,
+    serving_fake,
+)
 
 
 @pytest.fixture(scope="module")
 def served(fake_bundle: Bundle) -> Iterator[Served]:
     with serving_fake(fake_bundle) as (served, _):
         yield served
-
-
-def reconstruct(served: Served, image: bytes, **params: Any) -> dict[str, Any]:
-    answer = served.http.post("/reconstruct", content=image, params=params)
-    assert answer.status_code == 200, answer.text
-    body: dict[str, Any] = answer.json()
-    return body
-
-
-def picture(body: dict[str, Any], name: str) -> NDArray[np.uint8]:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(body["images"][name]))))
 
 
 def cells(image: NDArray[Any]) -> NDArray[Any]:
