@@ -1,7 +1,7 @@
 """A real Chromium before a real service.
 
 A page that logs an error, throws one, or asks another host for anything fails its test. Screenshots go to
-build/screenshots, or where MAEVE_SCREENSHOTS says.
+build/screenshots, or where SCREENSHOTS says.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, ConsoleMessage, FilePayload, Page, Requ
 from tests.chromium import open_browser
 from tests.servers import ROOT, serving_bundle
 
-SCREENSHOTS = Path(os.environ.get("MAEVE_SCREENSHOTS", ROOT / "build" / "screenshots"))
+SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", ROOT / "build" / "screenshots"))
 SAMPLES = ROOT / "service" / "static" / "samples"
 _RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}}
 
