@@ -135,10 +135,15 @@ def damaged_photo(name: str = "damaged.jpg") -> FilePayload:
     return {"name": name, "mimeType": "image/jpeg", "buffer": (SAMPLES / "cat.jpg").read_bytes()[:3000]}
 
 
-def screenshot(page: Page, name: str) -> Path:
-    """Keep a picture of the whole page. The window is as high for a moment, so that no card waits to be seen."""
+def screenshot(page: Page, name: str, card: str | None = None) -> Path:
+    """Keep a picture of one card, or of the whole page: then the window is as high for a moment, so that no card waits
+    to be seen.
+    """
     path = SCREENSHOTS / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
+    if card is not None:
+        page.locator(f"#{card}").screenshot(path=path)
+        return path
     size = page.viewport_size
     assert size is not None
     page.evaluate("scrollTo({ top: 0, behavior: 'instant' })")
@@ -149,9 +154,9 @@ def screenshot(page: Page, name: str) -> Path:
     return path
 
 
-def violations(page: Page) -> list[str]:
-    """What axe-core finds against WCAG 2.1 AA, and its best practices."""
-    results = Axe().run(page, options=_RULES)
+def violations(page: Page, card: str | None = None) -> list[str]:
+    """What axe-core finds against WCAG 2.1 AA, and its best practices, in one card or on the whole page."""
+    results = Axe().run(page, context=None if card is None else f"#{card}", options=_RULES)
     return [
         f"{each['id']}: {each['help']}: {[node['html'] for node in each['nodes']]}"
         for each in results.response["violations"]

@@ -359,9 +359,9 @@ def test_it_fits_and_is_accessible(open_page: OpenPage, width: int, scheme: Sche
     give(page, FILES)
     see(page)
     expect(card(page).locator("tbody tr")).to_have_count(6)
-    screenshot(page, f"alike-{width}-{scheme}")
+    screenshot(page, f"alike-{width}-{scheme}", "alike")
     assert not overflows(page)
-    assert violations(page) == []
+    assert violations(page, "alike") == []
 
 
 def test_its_edges_stay_below_the_links(six: Page) -> None:
@@ -382,6 +382,6 @@ def test_the_invitation_fits_and_is_accessible(open_page: OpenPage) -> None:
     take_sample(page)
     see(page)
     expect(part(page, "invitation")).to_be_visible()
-    screenshot(page, "alike-invitation-390-light")
+    screenshot(page, "alike-invitation-390-light", "alike")
     assert not overflows(page)
-    assert violations(page) == []
+    assert violations(page, "alike") == []

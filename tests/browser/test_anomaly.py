@@ -259,6 +259,6 @@ def test_it_fits_and_is_accessible(open_page: OpenPage, service: str, width: int
     part(page, "heat").scroll_into_view_if_needed()
     shows(page, reconstructed(service, SAMPLES / "coffee.jpg", **DEFAULT))
     cells(page).nth(20).focus()
-    screenshot(page, f"anomaly-{width}-{scheme}")
+    screenshot(page, f"anomaly-{width}-{scheme}", "anomaly")
     assert not overflows(page)
-    assert violations(page) == []
+    assert violations(page, "anomaly") == []

@@ -120,6 +120,6 @@ def test_it_fits_and_is_accessible(open_page: OpenPage, width: int, scheme: Sche
     take_sample(page)
     card(page).scroll_into_view_if_needed()
     expect(part(page, "said")).to_contain_text("first guess")
-    screenshot(page, f"classify-{width}-{scheme}")
+    screenshot(page, f"classify-{width}-{scheme}", "classify")
     assert not overflows(page)
-    assert violations(page) == []
+    assert violations(page, "classify") == []

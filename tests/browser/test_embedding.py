@@ -267,6 +267,6 @@ def test_it_fits_and_is_accessible(open_page: OpenPage, width: int, scheme: Sche
     showing(page)
     part(page, "strip").focus()
     page.keyboard.press("End")
-    screenshot(page, f"embedding-{width}-{scheme}")
+    screenshot(page, f"embedding-{width}-{scheme}", "embedding")
     assert not overflows(page)
-    assert violations(page) == []
+    assert violations(page, "embedding") == []

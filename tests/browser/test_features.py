@@ -336,14 +336,14 @@ def test_it_fits_and_is_accessible(open_page: OpenPage, width: int, scheme: Sche
     page = open_page(width=width, scheme=scheme)
     take_sample(page, "A rocket")
     showing(page)
-    screenshot(page, f"features-{width}-{scheme}")
+    screenshot(page, f"features-{width}-{scheme}", "features")
     part(page, "grid").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowLeft")
     expect(part(page, "heat")).to_be_visible()
-    screenshot(page, f"features-likeness-{width}-{scheme}")
+    screenshot(page, f"features-likeness-{width}-{scheme}", "features")
     assert not overflows(page)
-    assert violations(page) == []
+    assert violations(page, "features") == []
 
 
 @pytest.fixture(scope="module")
@@ -394,7 +394,7 @@ def test_another_shape_of_picture_without_a_decoder(open_page: OpenPage, wide: s
         page.keyboard.press(key)
     expect(part(page, "readout")).to_have_text(said_of(likeness(vectors, 71), 71, columns=12))
     part(page, "opacity").fill("70")
-    screenshot(page, "features-wide")
+    screenshot(page, "features-wide", "features")
 
 
 def test_without_a_decoder_a_photo_that_browsers_cannot_read_has_colours_alone(open_page: OpenPage, wide: str) -> None:

@@ -244,7 +244,7 @@ def test_another_shape_of_picture(open_page: OpenPage, tmp_path: Path, height: i
         shows(page, reconstructed(f"{served.url}/", mask=mask))
         cell(page, rows, columns).focus()
         expect(part(page, "loupe-text")).to_have_text(f"Row {rows}, column {columns}: visible, nothing to guess.")
-        screenshot(page, f"reconstruct-{height}x{width}")
+        screenshot(page, f"reconstruct-{height}x{width}", "reconstruct")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -256,6 +256,6 @@ def test_it_fits_and_is_accessible(open_page: OpenPage, service: str, width: int
     part(page, "middle").click()
     expect(part(page, "masked-text")).to_contain_text("16 of 64")
     cell(page, 4, 4).focus()
-    screenshot(page, f"reconstruct-{width}-{scheme}")
+    screenshot(page, f"reconstruct-{width}-{scheme}", "reconstruct")
     assert not overflows(page)
-    assert violations(page) == []
+    assert violations(page, "reconstruct") == []
