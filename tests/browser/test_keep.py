@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Locator, Page, Request, Route, expect
+from playwright.sync_api import Locator, Page, Request, Response, Route, expect
 
 from bundle.masking import keep_ids
 from tests.browser.bundles import without_decoder
@@ -142,7 +142,7 @@ class Timed:
         self.infer: dict[float, list[float]] = defaultdict(list)  # keep -> milliseconds
         self.most_at_once = self._under_way = 0
         page.on("request", self._begins)
-        page.on("requestfinished", self._ends)
+        page.on("response", self._ends)  # a request's end may be told after the next one's begin
 
     @staticmethod
     def _mine(request: Request) -> bool:
@@ -153,14 +153,12 @@ class Timed:
             self._under_way += 1
             self.most_at_once = max(self.most_at_once, self._under_way)
 
-    def _ends(self, request: Request) -> None:
-        if not self._mine(request):
+    def _ends(self, response: Response) -> None:
+        if not self._mine(response.request):
             return
         self._under_way -= 1
-        response = request.response()
-        assert response is not None
         stages = dict(stage.strip().split(";dur=") for stage in response.headers["server-timing"].split(","))
-        self.infer[float(parse_qs(urlsplit(request.url).query)["keep"][0])].append(float(stages["infer"]))
+        self.infer[float(parse_qs(urlsplit(response.url).query)["keep"][0])].append(float(stages["infer"]))
 
 
 def figures(page: Page) -> dict[float, list[str]]:
