@@ -238,8 +238,8 @@ def _restore(run: Run, parts: Parts) -> int:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], int]]:
-    """Which of SIGTERM and SIGINT has arrived, 0 for none; a second one acts as it would have without us. One that is
-    ignored, as SIGINT is in what a script started with `&`, goes on being so.
+    """Which of SIGTERM and SIGINT has arrived, 0 for none; a second one acts as it would have without us. A SIGINT that
+    is ignored, as in what a script started with `&`, goes on being so.
     """
     arrived: list[int] = []
 
@@ -248,7 +248,8 @@ def _stop_signals() -> Iterator[Callable[[], int]]:
         signal.signal(number, before[number])
 
     before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    if before[signal.SIGINT] is signal.SIG_IGN:
+        del before[signal.SIGINT]
     for number in before:
         signal.signal(number, handle)
     try:

@@ -16,11 +16,6 @@ class Photo {
   thumbnail() {
     return (this.#thumbnail ??= shrink(this.file));
   }
-
-  async release() {
-    const small = await this.#thumbnail;
-    if (small) URL.revokeObjectURL(small);
-  }
 }
 
 export class Photos extends EventTarget {
@@ -55,15 +50,12 @@ export class Photos extends EventTarget {
     this.#photos.splice(index, 1);
     if (index < this.#chosen || this.#chosen === this.#photos.length) this.#chosen = Math.max(0, this.#chosen - 1);
     this.#changed();
-    photo.release();
   }
 
   clear() {
-    const photos = this.#photos;
     this.#photos = [];
     this.#chosen = 0;
     this.#changed();
-    photos.forEach((photo) => photo.release());
   }
 
   /** The service cannot use this photo. Dispatches "blame", no "change": nothing needs to be asked anew. */
@@ -117,10 +109,11 @@ async function shrink(file) {
     return null;
   }
   const side = Math.min(bitmap.width, bitmap.height);
-  const canvas = new OffscreenCanvas(THUMBNAIL_PIXELS, THUMBNAIL_PIXELS);
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = THUMBNAIL_PIXELS;
   const pen = canvas.getContext("2d");
   pen.imageSmoothingQuality = "high";
   pen.drawImage(bitmap, (bitmap.width - side) / 2, (bitmap.height - side) / 2, side, side, 0, 0, THUMBNAIL_PIXELS, THUMBNAIL_PIXELS);
   bitmap.close();
-  return URL.createObjectURL(await canvas.convertToBlob());
+  return canvas.toDataURL(); // not of a blob: a photo may go while its picture is being loaded
 }
