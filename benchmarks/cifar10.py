@@ -25,7 +25,7 @@ import httpx
 from benchmarks.load.requests import read_photos
 from benchmarks.load.servers import Server, ours
 from benchmarks.report import Report
-from training.sources import open_source
+from sources import open_source
 
 _PER_REQUEST = 64
 

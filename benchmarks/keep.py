@@ -34,7 +34,7 @@ from bundle.store import Bundle, load_bundle
 from runtime.agreement import cosines
 from runtime.base import Arrays, Runtime
 from runtime.select import PrecisionName, RuntimeName, open_runtime
-from training.sources import Sample, open_source
+from sources import Sample, open_source
 
 HEADER = ("keep", "patches", "img/s", "speed", "cosine cls", "cosine mean", "the bundle's head", "fitted at this keep")
 _POOLED = ("cls", "mean")

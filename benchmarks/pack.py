@@ -25,10 +25,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmarks.report import Report
+from sources import open_source
 from training.decode import Decoder, default_channels, median_side, num_cores
 from training.pack import pack
 from training.recipes import choose_recipe
-from training.sources import open_source
 from training.stream import open_stream
 
 _BATCH = 256

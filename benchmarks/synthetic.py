@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.packed import LABELS_FILE, PACK_FILE, PackInfo
+from sources.base import PACK_FILE
+from training.packed import LABELS_FILE, PackInfo
 
 
 def write_pack(

@@ -41,6 +41,10 @@ class DeadlineExceeded(MaeveError):
     """The request's time is over (HTTP 504)."""
 
 
+class SourceError(MaeveError):
+    """What was named as data cannot be read, or holds no images; the message says what to do."""
+
+
 class BundleError(MaeveError):
     """A bundle is missing, incomplete, altered or of another schema."""
 

@@ -12,14 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bundle.errors import SourceError
 from bundle.preprocess import center_crop
+from sources import location, open_source
+from sources.base import PACK_FILE
 from training.decode import default_channels, median_side
 from training.errors import TrainingError
 from training.pack import pack
-from training.packed import NO_LABEL, PACK_FILE, PackedDataset, PackInfo
+from training.packed import NO_LABEL, PackedDataset, PackInfo
 from training.recipes import choose_recipe
 from training.run import CHECKPOINT_FILE
-from training.sources import location, open_source
 from training.stream import STREAM_FILE, StreamingDataset, open_stream
 
 Ids = NDArray[np.int64]
@@ -62,7 +64,7 @@ def _changed(data: str | Path, packed: PackedDataset) -> bool:
     """Whether the source, if it is still there, is another one than was packed."""
     try:
         return packed.info.fingerprint not in (None, open_source(data).fingerprint())
-    except TrainingError:
+    except SourceError:
         return False
 
 

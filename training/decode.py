@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bundle.decode import MODES, decode_image, image_size
-from bundle.errors import InvalidInput
+from bundle.errors import InvalidInput, SourceError
 from bundle.manifest import Preprocess
 from bundle.preprocess import preprocess_array, preprocess_picture
+from sources import Data, Sample, Source
 from training.errors import TrainingError
-from training.sources import Data, Sample, Source
 
 _MAX_PIXELS = 500_000_000  # one's own files may be larger than what a service accepts from strangers
 _MIN_SIDE = 4  # of an image, in pixels; less is a tracking pixel or an accident
@@ -149,7 +149,7 @@ def decoded(source: Source, decoder: Decoder, start: Position, workers: int | No
                 samples, end = next(batches)
             except StopIteration:
                 break
-            except TrainingError as e:
+            except SourceError as e:
                 failure = e  # raised once everything before it is handed out
                 break
             pending.append(pool.submit(work, samples, end))

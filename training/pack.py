@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bundle.cli.command import Command
+from sources import NpyRange, Source, location, open_source
+from sources.base import PACK_FILE
 from training.decode import Decoder, decoded, default_channels, median_side
 from training.errors import TrainingError, run_command
-from training.packed import CORRUPT_FILE, PACK_FILE, PackedDataset
+from training.packed import CORRUPT_FILE, PackedDataset
 from training.progress import Bar, track
 from training.recipes import choose_recipe
 from training.shards import Plan, ShardWriter, tidy
-from training.sources import NpyRange, Source, location, open_source
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sources.base import PACK_FILE
 from training.errors import TrainingError
 
-PACK_FILE = "pack.json"
 LABELS_FILE = "labels.npy"
 CORRUPT_FILE = "corrupt.jsonl"
 NO_LABEL = -1

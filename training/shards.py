@@ -20,9 +20,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sources.base import PACK_FILE
 from training.decode import Decoded, Position, mean_std
 from training.errors import TrainingError
-from training.packed import CORRUPT_FILE, LABELS_FILE, NO_LABEL, PACK_FILE, PackInfo
+from training.packed import CORRUPT_FILE, LABELS_FILE, NO_LABEL, PackInfo
 from training.run import write_atomic
 
 PROGRESS_FILE = "progress.json"

@@ -25,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.errors import InvalidInput
+from sources import NpyRange, Sample, Source, location, open_source
 from training.decode import Decoder, default_channels, mean_std, median_side, num_cores, pixel_sums
 from training.errors import TrainingError
 from training.packed import CORRUPT_FILE, PackInfo
 from training.progress import track
 from training.recipes import choose_recipe
 from training.run import write_atomic
-from training.sources import NpyRange, Sample, Source, location, open_source
 
 STREAM_FILE = "stream.json"
 WINDOW = 8192  # samples: enough to mix, and at 100 KB an image 0.8 GB

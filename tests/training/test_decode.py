@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bundle.errors import InvalidInput
+from bundle.errors import InvalidInput, SourceError
+from sources import Sample, Source
 from training import decode
 from training.decode import Decoder, Position, decoded, mean_std, median_side, pixel_sums
 from training.errors import TrainingError
 from training.pack import pack
-from training.sources import Sample, Source
 
 SIZE = (4, 6)
 
@@ -88,12 +88,12 @@ def test_an_error_comes_after_what_was_read_before_it(monkeypatch: pytest.Monkey
         def read(self, chunk: int) -> Iterator[Sample]:
             yield from super().read(chunk)
             if chunk == 2:
-                raise TrainingError("cut short")
+                raise SourceError("cut short")
 
     source = Cut(3, 3, 3, 3)
     labels = list[int | str | None]()
     parts = decoded(source, Decoder(source, SIZE, 2), Position(), 2)
-    with pytest.raises(TrainingError, match="cut short"):
+    with pytest.raises(SourceError, match="cut short"):
         labels.extend(label for part in parts for label in part.labels)
     assert labels == [0, 1, 2, 3, 4, 5, 7, 8]
 

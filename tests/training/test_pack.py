@@ -13,10 +13,11 @@ from PIL import Image
 
 from bundle.manifest import Preprocess
 from bundle.preprocess import preprocess
+from sources.base import PACK_FILE
 from training.data import open_data
 from training.errors import TrainingError
 from training.pack import pack
-from training.packed import CORRUPT_FILE, LABELS_FILE, NO_LABEL, PACK_FILE, PackedDataset
+from training.packed import CORRUPT_FILE, LABELS_FILE, NO_LABEL, PackedDataset
 
 
 def square(size: tuple[int, int], channels: int = 3) -> Preprocess:

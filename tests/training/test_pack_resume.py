@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bundle.errors import SourceError
+from sources import Sample, Source, open_source
+from sources.base import PACK_FILE
+from sources.files import ImageFolder
 from training.decode import Decoder
 from training.errors import TrainingError
 from training.pack import pack
-from training.packed import CORRUPT_FILE, PACK_FILE, PackedDataset
-from training.sources import Sample, Source, open_source
-from training.sources.files import ImageFolder
+from training.packed import CORRUPT_FILE, PackedDataset
 
 COUNT, SIZE = 120, (8, 8)
 # A pack that saves after every part of five images, into shards of seven, and takes its time.
@@ -146,13 +148,13 @@ def test_what_was_packed_before_an_error_is_kept(images: Path, tmp_path: Path, m
         def read(self, chunk: int) -> Iterator[Sample]:
             for i, sample in enumerate(super().read(chunk)):
                 if i == 60:
-                    raise TrainingError("the network is gone")
+                    raise SourceError("the network is gone")
                 yield sample
 
     broken: Source = BrokenOff(source._listing)
     with monkeypatch.context() as patch:
         patch.setattr("training.pack.open_source", lambda *_args, **_options: broken)
-        with pytest.raises(TrainingError, match="the network is gone"):
+        with pytest.raises(SourceError, match="the network is gone"):
             pack(images, tmp_path / "out", size=SIZE)
     kept = progress(tmp_path / "out.partial")
     assert kept["position"] == [0, 60]

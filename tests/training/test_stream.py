@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bundle.errors import InvalidInput
+from sources import Sample, Source
 from training.errors import TrainingError
 from training.pack import pack
-from training.sources import Sample, Source
 from training.stream import StreamIndex, StreamingDataset, deal_epoch, open_stream
 
 Open = Callable[..., StreamingDataset]

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from training.errors import TrainingError
-from training.sources.base import Sample, Source, label_index
-from training.sources.urls import file_name, open_binary
+from bundle.errors import SourceError
+from sources.base import Sample, Source, label_index
+from sources.urls import file_name, open_binary
 
 _ROWS_PER_READ = 256
 
@@ -45,7 +45,7 @@ class ParquetSource(Source):
                 lengths.append(metadata.row_group(i).num_rows)
                 row += lengths[-1]
         if sum(lengths) == 0:
-            raise TrainingError(f"{files[0]} holds no rows")
+            raise SourceError(f"{files[0]} holds no rows")
         self.lengths = lengths
         self.classes = _class_names(schemas[0], files) if "label" in schemas[0].names else None
 
@@ -73,7 +73,7 @@ class ParquetSource(Source):
         try:
             return label_index(label, self.classes or (), name)
         except ValueError as e:
-            raise TrainingError(str(e)) from e
+            raise SourceError(str(e)) from e
 
 
 def _read_footer(file: str) -> tuple[pq.FileMetaData, pa.Schema]:
@@ -87,20 +87,20 @@ def _translated(file: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as e:
-        raise TrainingError(f"{file}: not readable as Parquet: {e}") from e
+        raise SourceError(f"{file}: not readable as Parquet: {e}") from e
 
 
 def _check_columns(file: str, schema: pa.Schema, *, labeled: bool) -> None:
     for name in ("image", "label") if labeled else ("image",):
         if name not in schema.names:
-            raise TrainingError(f"{file} has no column '{name}'; its columns are {', '.join(schema.names)}")
+            raise SourceError(f"{file} has no column '{name}'; its columns are {', '.join(schema.names)}")
     image = schema.field("image").type
     if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
         image = image.field("bytes").type
     if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
-        raise TrainingError(f"{file}: column 'image' must hold encoded images, as binary or a struct with bytes")
+        raise SourceError(f"{file}: column 'image' must hold encoded images, as binary or a struct with bytes")
     if labeled and not pa.types.is_integer(schema.field("label").type):
-        raise TrainingError(f"{file}: column 'label' must hold integers, not {schema.field('label').type}")
+        raise SourceError(f"{file}: column 'label' must hold integers, not {schema.field('label').type}")
 
 
 def _class_names(schema: pa.Schema, files: tuple[str, ...]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bundle.errors import InvalidInput
 
+PACK_FILE = "pack.json"  # tells a packed set, which is no source, from a folder of images
 Data = bytes | NDArray[np.uint8] | InvalidInput
 
 
@@ -40,7 +41,7 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, chunk: int) -> Iterator[Sample]:
-        """The samples of one chunk, in order; always the same. Raises TrainingError where it cannot be read."""
+        """The samples of one chunk, in order; always the same. Raises SourceError where it cannot be read."""
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from training.errors import TrainingError
+from bundle.errors import SourceError
 
 # Two letters at least, since C:/ is a drive; and not what names a data set in a folder.
 _FOLDED_URL = re.compile(r"^(?!cifar:|stl10:)([A-Za-z][\w+.-]+):/(?!/)")
@@ -44,7 +44,7 @@ def file_name(path: str) -> str:
 
 
 def open_binary(path: str) -> BinaryIO:
-    """A local path or any fsspec URL, for reading from its start. Raises TrainingError where it cannot be opened."""
+    """A local path or any fsspec URL, for reading from its start. Raises SourceError where it cannot be opened."""
     with _translated(path):
         if not is_url(path):
             return Path(path).open("rb")
@@ -56,15 +56,15 @@ def open_binary(path: str) -> BinaryIO:
 def spell_out(pattern: str) -> tuple[str, ...]:
     """The files that a pattern names: braces in their order, `*` and the like sorted.
 
-    Raises TrainingError where it names none, or a local one that is not there.
+    Raises SourceError where it names none, or a local one that is not there.
     """
     found: list[str] = []
     for path in _braces(pattern):
         found += _matches(path) if _has_magic(path) else [path]
     if not found:
-        raise TrainingError(f"no file matches {pattern}")
+        raise SourceError(f"no file matches {pattern}")
     if missing := next((path for path in found if not is_url(path) and not Path(path).is_file()), None):
-        raise TrainingError(f"{missing}, of {pattern}, does not exist or is no file")
+        raise SourceError(f"{missing}, of {pattern}, does not exist or is no file")
     return tuple(found)
 
 
@@ -91,7 +91,7 @@ def _choices(content: str) -> list[str]:
         return content.split(",")
     first, last = match.groups()
     if int(last) < int(first):
-        raise TrainingError(f"the range {{{content}}} is empty; write the smaller number first")
+        raise SourceError(f"the range {{{content}}} is empty; write the smaller number first")
     width = len(first) if first.startswith("0") else 0
     return [str(i).zfill(width) for i in range(int(first), int(last) + 1)]
 
@@ -116,8 +116,8 @@ def _translated(path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as e:
-        raise TrainingError(f"{path} does not exist") from e
+        raise SourceError(f"{path} does not exist") from e
     except (ImportError, ValueError) as e:
-        raise TrainingError(f"{path}: {e}") from e
+        raise SourceError(f"{path}: {e}") from e
     except Exception as e:  # every store raises errors of its own
-        raise TrainingError(f"{path} cannot be reached: {e}") from e
+        raise SourceError(f"{path} cannot be reached: {e}") from e

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from training.errors import TrainingError
-from training.sources import Sample, open_source
+from bundle.errors import SourceError
+from sources import Sample, open_source
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -128,7 +128,7 @@ def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
 
 def test_a_packed_folder_is_no_source(tmp_path: Path) -> None:
     touch(tmp_path, "pack.json", "pixels-00000.npy")
-    with pytest.raises(TrainingError, match="is packed already; train on it as it is"):
+    with pytest.raises(SourceError, match="is packed already; train on it as it is"):
         open_source(tmp_path)
 
 
@@ -152,7 +152,7 @@ def test_files_that_are_no_images_are_passed_over(tmp_path: Path) -> None:
 )
 def test_what_holds_no_images_is_refused(path: str, message: str, tmp_path: Path) -> None:
     touch(tmp_path, "notes/1.txt")
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(SourceError, match=message):
         open_source(tmp_path / path)
 
 
@@ -227,7 +227,7 @@ def test_a_folder_of_parquet_is_read_in_the_order_of_its_names(tmp_path: Path) -
     ],
 )
 def test_columns_of_another_kind_are_refused(columns: dict[str, pa.Array], message: str, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(SourceError, match=message):
         open_source(write_parquet(tmp_path / "x.parquet", columns))
 
 
@@ -235,14 +235,14 @@ def test_columns_of_another_kind_are_refused(columns: dict[str, pa.Array], messa
 def test_a_label_without_a_name_is_refused_with_its_row(label: int, tmp_path: Path) -> None:
     columns = {"image": structs(b"a", b"b"), "label": pa.array([0, label])}
     path = write_parquet(tmp_path / "x.parquet", columns, class_names("cat", "dog"))
-    with pytest.raises(TrainingError, match=f"x.parquet#1 has label {label}, but there are 2 class names"):
+    with pytest.raises(SourceError, match=f"x.parquet#1 has label {label}, but there are 2 class names"):
         list(open_source(path))
 
 
 def test_a_folder_of_parquet_must_agree_on_its_columns(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", {"image": structs(b"a"), "label": pa.array([0])})
     write_parquet(tmp_path / "b.parquet", {"image": structs(b"a")})
-    with pytest.raises(TrainingError, match=r"b\.parquet has no column 'label'"):
+    with pytest.raises(SourceError, match=r"b\.parquet has no column 'label'"):
         open_source(tmp_path)
 
 
@@ -258,5 +258,5 @@ def test_a_pattern_and_a_url_name_parquet_too(tmp_path: Path) -> None:
 def test_half_a_parquet_file_is_refused(part: float, tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "x.parquet", {"image": structs(*[b"a"] * 100)})
     path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
-    with pytest.raises(TrainingError, match="not readable as Parquet"):
+    with pytest.raises(SourceError, match="not readable as Parquet"):
         open_source(path)

@@ -17,10 +17,10 @@ from pathlib import Path
 from tarfile import EmptyHeaderError, ReadError, TruncatedHeaderError  # type: ignore[attr-defined]
 from typing import IO, Self, cast
 
-from training.errors import TrainingError
-from training.sources.base import Sample, Source
-from training.sources.files import IMAGE_SUFFIXES
-from training.sources.urls import file_name, is_url, open_binary, without_query
+from bundle.errors import SourceError
+from sources.base import Sample, Source
+from sources.files import IMAGE_SUFFIXES
+from sources.urls import file_name, is_url, open_binary, without_query
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
@@ -77,13 +77,13 @@ def _opened(file: str) -> Iterator[tarfile.TarFile]:
             with tarfile.open(fileobj=stream, mode=mode, bufsize=_BUFFER_BYTES, tarinfo=_Member) as tar:  # type: ignore[call-overload]
                 yield tar
         except (tarfile.TarError, EOFError, OSError, zlib.error) as e:
-            raise TrainingError(f"{file} is damaged or cut short: {e}; fetch or write it again") from e
+            raise SourceError(f"{file} is damaged or cut short: {e}; fetch or write it again") from e
 
 
 def _samples(tar: tarfile.TarFile, file: str, *, headers_only: bool = False) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, content by kind: image and what there is of _LABELS) of every key that has an image.
 
-    Raises TrainingError where there are members and no image among them.
+    Raises SourceError where there are members and no image among them.
     """
     current, members, first, found = "", dict[str, bytes](), "", False
     for member in tar:
@@ -109,7 +109,7 @@ def _samples(tar: tarfile.TarFile, file: str, *, headers_only: bool = False) -> 
     if "image" in members:
         yield current, members
     if first and not found:
-        raise TrainingError(f"{file} holds no images, but {first}; members are named KEY.jpg, and a KEY has no dot")
+        raise SourceError(f"{file} holds no images, but {first}; members are named KEY.jpg, and a KEY has no dot")
 
 
 def _label(members: dict[str, bytes], name: str) -> int | str | None:
@@ -124,5 +124,5 @@ def _label(members: dict[str, bytes], name: str) -> int | str | None:
                 return label
         text = members.get("txt", b"").decode().strip()
     except ValueError as e:
-        raise TrainingError(f"{name} has an unreadable label: {e}; correct it or leave it out") from e
+        raise SourceError(f"{name} has an unreadable label: {e}; correct it or leave it out") from e
     return int(text) if text.lstrip("-").isdecimal() else text or None

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from fsspec.registry import known_implementations
 
+from bundle.errors import SourceError
+from sources import Sample, Source, open_source
 from tests.training.conftest import COLORS, jpeg, photo
 from training.errors import TrainingError
 from training.pack import pack
 from training.packed import NO_LABEL
-from training.sources import Sample, Source, open_source
 
 Members = dict[str, bytes]
 
@@ -86,7 +87,7 @@ def test_labels(members: Members, label: int | str | None, tmp_path: Path) -> No
 )
 def test_a_label_that_cannot_be_read_is_named(kind: str, content: bytes, tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x.tar", {"a/1.jpg": b"", f"a/1.{kind}": content})
-    with pytest.raises(TrainingError, match=f"{path}: a/1 has an unreadable label: .*; correct it or leave it out"):
+    with pytest.raises(SourceError, match=f"{path}: a/1 has an unreadable label: .*; correct it or leave it out"):
         list(open_source(path))
 
 
@@ -176,7 +177,7 @@ def test_a_tar_cut_short_is_noticed_wherever_it_ends(
     path = tmp_path / "x.tar"
     path.write_bytes(tar_bytes({"1.jpg": b"a" * 512, "2.jpg": b"b" * 512, "3.jpg": b"c"})[:cut])
     source = open_source(path)
-    with pytest.raises(TrainingError, match=f"{path} is damaged or cut short: .*; fetch or write it again"):
+    with pytest.raises(SourceError, match=f"{path} is damaged or cut short: .*; fetch or write it again"):
         read(source)
 
 
@@ -185,7 +186,7 @@ def test_a_compressed_tar_cut_short_is_noticed(part: float, tmp_path: Path) -> N
     noise = np.random.default_rng(0).bytes(200_000)
     path = write_tar(tmp_path / "x.tar.gz", {"1.jpg": noise, "2.jpg": noise[::-1]})
     path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
-    with pytest.raises(TrainingError, match=f"{path} is damaged or cut short"):
+    with pytest.raises(SourceError, match=f"{path} is damaged or cut short"):
         list(open_source(path))
 
 
@@ -201,22 +202,22 @@ def test_what_cannot_be_stepped_through_is_read_as_a_stream(tmp_path: Path, monk
 
     content = tar_bytes({f"{i}.jpg": str(i).encode() * 1000 for i in range(5)})
     path = write_tar(tmp_path / "x.tar", {})
-    monkeypatch.setattr("training.sources.tar.open_binary", lambda _: Pipe(content))
+    monkeypatch.setattr("sources.tar.open_binary", lambda _: Pipe(content))
     assert [s.data for s in open_source(path)] == [str(i).encode() * 1000 for i in range(5)]
-    monkeypatch.setattr("training.sources.tar.open_binary", lambda _: Pipe(content[:3000]))
-    with pytest.raises(TrainingError, match="is damaged or cut short"):
+    monkeypatch.setattr("sources.tar.open_binary", lambda _: Pipe(content[:3000]))
+    with pytest.raises(SourceError, match="is damaged or cut short"):
         list(open_source(path))
 
 
 def test_what_is_no_tar_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_text("no tar at all " * 100)
-    with pytest.raises(TrainingError, match=r"x.tar is damaged or cut short"):
+    with pytest.raises(SourceError, match=r"x.tar is damaged or cut short"):
         list(open_source(tmp_path / "x.tar"))
 
 
 def test_a_tar_without_images_says_how_they_are_named(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x.tar", {"IMG.2020.jpg": b"", "b.cls": b"1"})
-    with pytest.raises(TrainingError, match=r"holds no images, but IMG.2020.jpg; members are named KEY.jpg"):
+    with pytest.raises(SourceError, match=r"holds no images, but IMG.2020.jpg; members are named KEY.jpg"):
         list(open_source(path))
     assert list(open_source(write_tar(tmp_path / "empty.tar", {}))) == []
 
@@ -235,12 +236,12 @@ def test_a_tar_without_images_says_how_they_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_place_that_cannot_be_read_is_one_line(data: str, message: str) -> None:
-    with pytest.raises(TrainingError, match=re.escape(message).replace(r"\\\*", r"\*")) as caught:
+    with pytest.raises(SourceError, match=re.escape(message).replace(r"\\\*", r"\*")) as caught:
         list(open_source(data))
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_driver_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(known_implementations, "s3", {"class": "not_there.S3", "err": "Install s3fs"})
-    with pytest.raises(TrainingError, match=r"s3://bucket/a.tar: Install s3fs"):
+    with pytest.raises(SourceError, match=r"s3://bucket/a.tar: Install s3fs"):
         list(open_source("s3://bucket/a.tar"))

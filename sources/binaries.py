@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.errors import TrainingError
-from training.sources.base import Sample, Source
+from bundle.errors import SourceError
+from sources.base import Sample, Source
 
 _RECORDS_PER_CHUNK = 1024
 _CIFAR_PIXELS = 3 * 32 * 32
@@ -97,19 +97,19 @@ def _stl_records(folder: Path, split: str, classes: tuple[str, ...]) -> _Records
     labels_file = folder / f"{split}_y.bin"
     labels = _mapped(labels_file, 1, len(pixels))[:, 0].astype(np.int64) - 1
     if len(labels) != len(pixels):
-        raise TrainingError(
+        raise SourceError(
             f"{labels_file} has {len(labels):,} bytes, {len(pixels):,} are expected: one for each image of {file.name}"
         )
     return _Records(file.name, pixels, _checked(labels_file, labels, classes))
 
 
 def _mapped(file: Path, record_bytes: int, published: int) -> NDArray[np.uint8]:
-    """u8 [N, record_bytes]. Raises TrainingError where the file does not end with a record."""
+    """u8 [N, record_bytes]. Raises SourceError where the file does not end with a record."""
     if not file.is_file():
-        raise TrainingError(f"{file} does not exist; unpack the binary version of the data set there")
+        raise SourceError(f"{file} does not exist; unpack the binary version of the data set there")
     size = file.stat().st_size
     if size == 0 or size % record_bytes:
-        raise TrainingError(
+        raise SourceError(
             f"{file} has {size:,} bytes; a multiple of {record_bytes:,} is expected, {published * record_bytes:,} as "
             "published; fetch it again"
         )
@@ -119,7 +119,7 @@ def _mapped(file: Path, record_bytes: int, published: int) -> NDArray[np.uint8]:
 def _checked(file: Path, labels: NDArray[np.int64], classes: tuple[str, ...]) -> NDArray[np.int64]:
     wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
     if len(wrong):
-        raise TrainingError(
+        raise SourceError(
             f"{file}: record {wrong[0]} has label {labels[wrong[0]]}, but there are {len(classes)} class names"
         )
     return labels
@@ -129,23 +129,23 @@ def _names(file: Path) -> tuple[str, ...]:
     try:
         names = tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as e:
-        raise TrainingError(f"{file} with the class names cannot be read: {e}") from e
+        raise SourceError(f"{file} with the class names cannot be read: {e}") from e
     if not names:
-        raise TrainingError(f"{file} holds no class names")
+        raise SourceError(f"{file} holds no class names")
     return names
 
 
 def _inside(folder: Path, *published: str) -> Path:
     """The folder itself, or the one that unpacking the published archive makes in it."""
     if not folder.is_dir():
-        raise TrainingError(f"{folder} is no folder; unpack the binary version of the data set there")
+        raise SourceError(f"{folder} is no folder; unpack the binary version of the data set there")
     return next((folder / name for name in published if (folder / name).is_dir()), folder)
 
 
 def _parts(split: str, scheme: str, known: tuple[str, ...]) -> list[str]:
     names = split.split("+")
     if any(name not in known for name in names) or len(set(names)) != len(names):
-        raise TrainingError(f"{scheme} has no split '{split}'; choose of {', '.join(known)}, joined by +")
+        raise SourceError(f"{scheme} has no split '{split}'; choose of {', '.join(known)}, joined by +")
     return names
 
 
@@ -153,7 +153,7 @@ def _refuse_pickles(folder: Path, files: list[Path]) -> None:
     """The "python version" is a pickle, and reading one can run any code that somebody put there."""
     pickles = ("data_batch_1", "batches.meta", "train", "meta")
     if not files[0].exists() and (found := next((p for p in pickles if (folder / p).is_file()), None)) is not None:
-        raise TrainingError(
+        raise SourceError(
             f"{folder / found} is of the Python version, a pickle, which could run code when read; fetch the binary "
             "version (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz)"
         )

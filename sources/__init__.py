@@ -6,14 +6,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from training.errors import TrainingError
-from training.packed import PACK_FILE
-from training.sources.base import Data, Sample, Source
-from training.sources.binaries import open_cifar, open_stl10
-from training.sources.files import IMAGE_SUFFIXES, NPY_SUFFIXES, ImageFolder, Listing, NpyFolder, NpyRange
-from training.sources.parquet import ParquetSource
-from training.sources.tar import TAR_SUFFIXES, TarSource
-from training.sources.urls import file_name, is_pattern, is_url, list_folder, location, spell_out, without_query
+from bundle.errors import SourceError
+from sources.base import PACK_FILE, Data, Sample, Source
+from sources.binaries import open_cifar, open_stl10
+from sources.files import IMAGE_SUFFIXES, NPY_SUFFIXES, ImageFolder, Listing, NpyFolder, NpyRange
+from sources.parquet import ParquetSource
+from sources.tar import TAR_SUFFIXES, TarSource
+from sources.urls import file_name, is_pattern, is_url, list_folder, location, spell_out, without_query
 
 __all__ = ["Data", "NpyRange", "Sample", "Source", "location", "open_source"]
 
@@ -26,7 +25,7 @@ def open_source(data: str | Path, *, npy_range: NpyRange | None = None) -> Sourc
     """What `data` names: a folder of images or of .npy arrays, Parquet, tar shards, `cifar:DIR`, `stl10:DIR#SPLIT`.
 
     Parquet and tar may be a file, a folder of them, or a pattern, by path or URL. npy_range: the values of arrays that
-    become 0 and 255, for other types than uint8. Raises TrainingError where there is no such thing.
+    become 0 and 255, for other types than uint8. Raises SourceError where there is no such thing.
     """
     text = location(data)
     if (binary := _BINARY.match(text)) is not None:
@@ -41,7 +40,7 @@ def open_source(data: str | Path, *, npy_range: NpyRange | None = None) -> Sourc
         return _open_files(path.name, (text,), text)
     if is_pattern(text):
         return _open_files(path.parent.name or path.name, spell_out(text), text)
-    raise TrainingError(f"{text} is neither a folder nor a file; --data takes a folder, .parquet, .tar, or a URL")
+    raise SourceError(f"{text} is neither a folder nor a file; --data takes a folder, .parquet, .tar, or a URL")
 
 
 def _open_url(url: str) -> Source:
@@ -52,7 +51,7 @@ def _open_url(url: str) -> Source:
     for suffixes in (_PARQUET_SUFFIXES, TAR_SUFFIXES):
         if files := list_folder(url, suffixes):
             return _open_files(file_name(url), files, url)
-    raise TrainingError(f"{url} holds neither .parquet nor .tar files; images by URL come in tar shards")
+    raise SourceError(f"{url} holds neither .parquet nor .tar files; images by URL come in tar shards")
 
 
 def _open_files(name: str, files: tuple[str, ...], asked: str) -> Source:
@@ -61,12 +60,12 @@ def _open_files(name: str, files: tuple[str, ...], asked: str) -> Source:
         return ParquetSource(name.removesuffix(".parquet"), files)
     if all(without_query(file).endswith(TAR_SUFFIXES) for file in files):
         return TarSource(name.split(".")[0] if name.endswith(TAR_SUFFIXES) else name, files)
-    raise TrainingError(f"{asked} is neither a folder of images nor .parquet or .tar files")
+    raise SourceError(f"{asked} is neither a folder of images nor .parquet or .tar files")
 
 
 def _open_folder(root: Path, npy_range: NpyRange | None) -> Source:
     if (root / PACK_FILE).is_file():
-        raise TrainingError(f"{root} is packed already; train on it as it is")
+        raise SourceError(f"{root} is packed already; train on it as it is")
     name = root.resolve().name
     for suffixes in (_PARQUET_SUFFIXES, TAR_SUFFIXES):
         if files := list_folder(str(root), suffixes):
@@ -75,4 +74,4 @@ def _open_folder(root: Path, npy_range: NpyRange | None) -> Source:
         return ImageFolder(listing)
     if len(listing := Listing(root, NPY_SUFFIXES)):
         return NpyFolder(listing, npy_range)
-    raise TrainingError(f"{root} holds no images ({', '.join(IMAGE_SUFFIXES)}), nor .parquet, .tar or .npy files")
+    raise SourceError(f"{root} holds no images ({', '.join(IMAGE_SUFFIXES)}), nor .parquet, .tar or .npy files")

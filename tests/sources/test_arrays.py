@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bundle.errors import InvalidInput
-from training.errors import TrainingError
+from bundle.errors import InvalidInput, SourceError
+from sources import open_source
 from training.pack import pack
 from training.packed import NO_LABEL
-from training.sources import open_source
 
 Pixels = NDArray[np.uint8]
 
@@ -132,7 +131,7 @@ def test_binaries_are_packed_as_they_are(stl10: Path, cifar10: Path, tmp_path: P
 )
 def test_what_is_not_there_is_named(data: str, message: str, cifar10: Path, stl10: Path, tmp_path: Path) -> None:
     (tmp_path / "batches.meta.txt").write_text("a\nb\n")
-    with pytest.raises(TrainingError, match=re.escape(message)):
+    with pytest.raises(SourceError, match=re.escape(message)):
         open_source(data.format(cifar10=cifar10, stl10=stl10, tmp=tmp_path))
 
 
@@ -141,17 +140,15 @@ def test_a_file_of_another_length_says_which_is_expected(cifar10: Path, stl10: P
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "data_batch_2.bin").write_bytes(bytes(5000))
     message = "data_batch_2.bin has 5,000 bytes; a multiple of 3,073 is expected, 30,730,000 as published"
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(SourceError, match=message):
         open_source(f"cifar:{tmp_path}")
     for file in (stl10 / "stl10_binary").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "test_y.bin").write_bytes(b"\1\1\1")
-    with pytest.raises(
-        TrainingError, match=r"test_y.bin has 3 bytes, 2 are expected: one for each image of test_X.bin"
-    ):
+    with pytest.raises(SourceError, match=r"test_y.bin has 3 bytes, 2 are expected: one for each image of test_X.bin"):
         open_source(f"stl10:{tmp_path}#test")
     (tmp_path / "test_y.bin").write_bytes(b"\1\4")
-    with pytest.raises(TrainingError, match=r"test_y.bin: record 1 has label 3, but there are 3 class names"):
+    with pytest.raises(SourceError, match=r"test_y.bin: record 1 has label 3, but there are 3 class names"):
         open_source(f"stl10:{tmp_path}#test")
 
 
@@ -163,7 +160,7 @@ class _Bomb:
 @pytest.mark.parametrize("name", ["data_batch_1", "train"])
 def test_pickles_are_refused_unread(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(pickle.dumps(_Bomb()))
-    with pytest.raises(TrainingError, match=f"{name} is of the Python version, a pickle, which could run code"):
+    with pytest.raises(SourceError, match=f"{name} is of the Python version, a pickle, which could run code"):
         open_source(f"cifar:{tmp_path}")
     with pytest.raises(SystemExit):
         pickle.loads((tmp_path / name).read_bytes())  # noqa: S301 - which is why
@@ -212,7 +209,7 @@ def test_a_range_becomes_0_to_255(kind: Any, tmp_path: Path) -> None:
 
 def test_other_values_than_uint8_need_a_range(tmp_path: Path) -> None:
     folder = write_npy(tmp_path / "tiles", {"1.npy": np.zeros((8, 8), np.uint16)})
-    with pytest.raises(TrainingError, match=r"1.npy holds uint16; say with python -m training.pack --npy-range LOW"):
+    with pytest.raises(SourceError, match=r"1.npy holds uint16; say with python -m training.pack --npy-range LOW"):
         open_source(folder)
 
 
@@ -240,5 +237,5 @@ def test_an_array_that_does_not_fit_is_corrupt(array: NDArray[Any] | None, messa
 
 def test_a_folder_without_a_readable_array_is_refused(tmp_path: Path) -> None:
     (tmp_path / "1.npy").write_bytes(b"nothing")
-    with pytest.raises(TrainingError, match=r"none of the .npy files in .* could be read as \[H, W, C\] or \[H, W\]"):
+    with pytest.raises(SourceError, match=r"none of the .npy files in .* could be read as \[H, W, C\] or \[H, W\]"):
         open_source(tmp_path)

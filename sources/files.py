@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.errors import InvalidInput
-from training.errors import TrainingError
-from training.sources.base import Data, Sample, Source
+from bundle.errors import InvalidInput, SourceError
+from sources.base import Data, Sample, Source
 
 IMAGE_SUFFIXES = (
     ".bmp",
@@ -151,7 +150,7 @@ class NpyFolder(_FileSource):
         if values.dtype.kind not in "iuf":
             return InvalidInput(f"its values are {values.dtype}; uint8, other integers and floats are read")
         if self._range is None:
-            raise TrainingError(
+            raise SourceError(
                 f"{file} holds {values.dtype}; say with python -m training.pack --npy-range LOW HIGH which values "
                 "become 0 and 255"
             )
@@ -167,4 +166,4 @@ class NpyFolder(_FileSource):
             pixels = self._load(self._listing.root / self._listing.path(i))
             if not isinstance(pixels, InvalidInput | bytes):
                 return int(pixels.shape[2])
-        raise TrainingError(f"none of the .npy files in {self._listing.root} could be read as [H, W, C] or [H, W]")
+        raise SourceError(f"none of the .npy files in {self._listing.root} could be read as [H, W, C] or [H, W]")

@@ -1,0 +1,1 @@
+"""Millions of images: embedded into Parquet on Ray, and indexed for search."""
