@@ -50,6 +50,10 @@ class Found:
     def path(self, name: str) -> str:
         return f"{self.root.rstrip('/')}/{name}"
 
+    def shown(self, name: str) -> str:
+        """The name without what signs a link."""
+        return name.split("?", 1)[0] if is_web(self.root) else name
+
 
 def find(sources: Sequence[str], progress: Progress | None) -> list[Found]:
     """In the order of the sources; those that are single files stand together where the first of them does.

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bulk import rows as rows_module
 from bulk.listing import list_pieces
 from bulk.pieces import Listing, Piece, ReadOptions, Row
 from bulk.reading import read_piece
 from bundle.errors import InvalidInput, TooLarge
+from sources.parquet import open_parquet
 from tests.sources.test_open import class_names, structs, touch, write_parquet
 from tests.sources.test_tar import tar_bytes, write_tar
 
@@ -114,7 +114,7 @@ def test_rows_have_their_columns_as_python_has_them(tmp_path: Path) -> None:
             "n": pa.array([None, 2**40]),
             "score": pa.array([0.5, None], pa.float32()),
             "day": pa.array([datetime.date(2026, 3, 1), None]),
-            "at": pa.array([moment, None], pa.timestamp("s", "Europe/Zurich")),
+            "at": pa.array([moment, None], pa.timestamp("ms", "Europe/Zurich")),
             "local": pa.array([moment.replace(tzinfo=None), None], pa.timestamp("ms")),
             "price": pa.array([Decimal("1.25"), None]),
             "good": pa.array([True, None]),
@@ -124,7 +124,7 @@ def test_rows_have_their_columns_as_python_has_them(tmp_path: Path) -> None:
     )
     first, second = rows(tmp_path / "x.parquet")
     assert first == Row("x.parquet#0", b"a", {
-        "label": "dog", "n": None, "score": 0.5, "day": "2026-03-01", "at": "2026-03-01T12:30:00Z",
+        "label": "dog", "n": None, "score": 0.5, "day": "2026-03-01", "at": "2026-03-01T12:30:00.000Z",
         "local": "2026-03-01T12:30:00.000", "price": 1.25, "good": True, "kind": "k",
     })  # fmt: skip
     assert second.columns == dict.fromkeys(first.columns) | {"n": 2**40}
@@ -192,8 +192,12 @@ def test_a_row_group_is_read_once_for_all_its_pieces_in_order(tmp_path: Path, mo
     many(tmp_path / "x.parquet")
     chosen = options(rows_per_piece=100)
     opened = list[str]()
-    real = rows_module.open_parquet
-    monkeypatch.setattr(rows_module, "open_parquet", lambda file: opened.append(file) or real(file))
+
+    def counted(file: str) -> pq.ParquetFile:
+        opened.append(file)
+        return open_parquet(file)
+
+    monkeypatch.setattr("bulk.rows.open_parquet", counted)
     assert len(read(listed(tmp_path, chosen), chosen)) == 3000
     assert opened == [str(tmp_path / "x.parquet")]
 
