@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple, cast
 
 _CONNECT_TIMEOUT_S = 5
-_ANSWER_TIMEOUT_S = 30  # without a byte
+_ANSWER_TIMEOUT_S = 15  # without a byte
 _ATTEMPTS = 3
 _GOOGLE_RETRIES_S = 5  # of one request; twice as long in practice
 _BUFFER_BYTES = 2**20  # a request of its own for every few bytes would take as long as the way there and back
