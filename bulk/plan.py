@@ -1,0 +1,178 @@
+"""`_maeve/plan-NNNN.parquet`: which piece of the source becomes which part. A plan is written once and never changed.
+
+A run that finds more in its source than the plans know writes a further one, whose parts are numbered on.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from bulk.errors import BulkError
+from bulk.pieces import Piece
+from bulk.place import STATE, Place
+
+T = TypeVar("T")
+_Folder = tuple[str, str]  # location and prefix
+
+_NAME = re.compile(r"^plan-(\d{4,})\.parquet$")
+_PIECES_PER_GROUP = 32  # some 30,000 names: what is read to find one piece
+_SCHEMA = pa.schema({
+    "kind": pa.string(), "location": pa.string(), "names": pa.list_(pa.string()), "first": pa.int64(),
+    "count": pa.int64(), "num_bytes": pa.int64(), "prefix": pa.string(), "skip": pa.list_(pa.int64()),
+})  # fmt: skip
+
+
+class Plans:
+    """All plans of a place, in order; pieces have the numbers of their parts. Used from any thread.
+
+    Travels to other processes as its place and the names of the files.
+    """
+
+    def __init__(self, place: Place, names: Sequence[str]) -> None:
+        self._place, self._names = place, tuple(names)
+        self._lock = threading.Lock()
+        self._files: list[pq.ParquetFile] = []
+        self._starts: list[int] = []
+        self._length = 0
+
+    @classmethod
+    def of(cls, place: Place) -> Plans:
+        """Those that are there. BulkError where one is missing in between."""
+        names = sorted(name for name in place.names(STATE) if _NAME.match(name))
+        for number, name in enumerate(names):
+            if name != _plan_name(number):
+                raise BulkError(f"{place}/{STATE} lacks {_plan_name(number)}; choose another --out")
+        return cls(place, names)
+
+    def __reduce__(self) -> tuple[type[Plans], tuple[Place, tuple[str, ...]]]:
+        return Plans, (self._place, self._names)
+
+    def __len__(self) -> int:
+        self._open()
+        return self._length
+
+    def __getitem__(self, number: int) -> Piece:
+        self._open()
+        at = bisect_right(self._starts, number) - 1
+        group, row = divmod(number - self._starts[at], _PIECES_PER_GROUP)
+        with self._lock:
+            table = self._files[at].read_row_group(group)
+        (found,) = table.slice(row, 1).to_pylist()
+        return Piece(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+
+    def counts(self) -> list[int | None]:
+        """The number of images of every piece, as far as it was known."""
+        self._open()
+        return [count for file in self._files for count in file.read(columns=["count"])["count"].to_pylist()]
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Kind, location, names, prefix and count, group by group."""
+        self._open()
+        for file in self._files:
+            for group in range(file.metadata.num_row_groups):
+                yield file.read_row_group(group, columns=["kind", "location", "names", "prefix", "count"])
+
+    def extended(self, pieces: Iterable[Piece]) -> Plans:
+        """With one more plan, which is written to the place."""
+        buffer = io.BytesIO()
+        with pq.ParquetWriter(buffer, _SCHEMA, compression="zstd") as writer:
+            for some in _some(pieces, _PIECES_PER_GROUP):
+                writer.write_table(pa.Table.from_pylist([asdict(piece) for piece in some], schema=_SCHEMA))
+        name = _plan_name(len(self._names))
+        self._place.write(f"{STATE}/{name}", buffer.getvalue())
+        return Plans(self._place, (*self._names, name))
+
+    def _open(self) -> None:
+        with self._lock:
+            while len(self._files) < len(self._names):
+                file = pq.ParquetFile(self._place.open(f"{STATE}/{self._names[len(self._files)]}"))
+                self._starts.append(self._length)
+                self._length += file.metadata.num_rows
+                self._files.append(file)
+
+
+def unplanned(plans: Plans, pieces: Sequence[Piece], rows_per_piece: int) -> Sequence[Piece]:
+    """What of `pieces` no plan knows, files cut anew into pieces of `rows_per_piece`.
+
+    BulkError for a Parquet file that has another number of rows than when it was planned.
+    """
+    if not len(plans):
+        return pieces
+    known = _Known.of(plans)
+    files: dict[_Folder, list[pa.Array]] = defaultdict(list)
+    others: list[Piece] = []
+    for piece in pieces:
+        if piece.kind == "files":
+            files[piece.location, piece.prefix].append(pa.array(piece.names, pa.string()))
+        elif piece.location not in known.whole:
+            others.append(piece)
+    known.check_rows(pieces)
+    return [*_new_files(files, known.names, rows_per_piece), *others]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Of all plans: the names of files by their folder; Parquet files and shards, with their rows."""
+
+    names: Mapping[_Folder, list[pa.Array]]
+    whole: Mapping[str, int]
+
+    @classmethod
+    def of(cls, plans: Plans) -> _Known:
+        names: dict[_Folder, list[pa.Array]] = defaultdict(list)
+        whole: dict[str, int] = defaultdict(int)
+        for table in plans.tables():
+            columns = (table[name].to_pylist() for name in ("kind", "location", "prefix", "count"))
+            for i, (kind, location, prefix, count) in enumerate(zip(*columns, strict=True)):
+                if kind == "files":
+                    names[location, prefix].append(table["names"].slice(i, 1).combine_chunks().flatten())
+                else:
+                    whole[location] += count or 0
+        return cls(names, whole)
+
+    def check_rows(self, pieces: Sequence[Piece]) -> None:
+        found: dict[str, int] = defaultdict(int)
+        for piece in pieces:
+            if piece.kind == "rows":
+                found[piece.location] += piece.count or 0
+        for file, num_rows in found.items():
+            if (before := self.whole.get(file, num_rows)) != num_rows:
+                raise BulkError(
+                    f"{file} has {num_rows:,} rows, and had {before:,} when this run began; what was written anew "
+                    f"wants another --out"
+                )
+
+
+def _new_files(
+    found: Mapping[_Folder, list[pa.Array]], known: Mapping[_Folder, list[pa.Array]], rows_per_piece: int
+) -> Iterator[Piece]:
+    """By Arrow's hash table: ten million names are a few hundred megabytes there, and several times that as strings."""
+    for (location, prefix), arrays in found.items():
+        names = pa.chunked_array(arrays, pa.string())
+        old = pa.chunked_array(known.get((location, prefix), []), pa.string())
+        new = names.filter(pc.invert(pc.is_in(names, value_set=old))).to_pylist()
+        for some in _some(new, rows_per_piece):
+            yield Piece("files", location, names=tuple(some), count=len(some), prefix=prefix)
+
+
+def _some(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size`, the last one what is left."""
+    left = iter(items)
+    while part := list(islice(left, size)):
+        yield part
+
+
+def _plan_name(number: int) -> str:
+    return f"plan-{number:04d}.parquet"
