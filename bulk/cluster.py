@@ -123,7 +123,7 @@ def make_parts(ray: Any, job: Job, parts: Sequence[int], layout: Layout) -> Iter
 
 @contextmanager
 def stoppable(said: str) -> Iterator[None]:
-    """SIGTERM raises Stopped, as Ctrl-C raises KeyboardInterrupt. To be entered once Ray runs, which has a handler too."""
+    """SIGTERM raises Stopped, as Ctrl-C raises KeyboardInterrupt. Entered once Ray runs, which has a handler too."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

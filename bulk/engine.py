@@ -83,7 +83,7 @@ class Engine:
     def _begin(self, rows: list[Row]) -> Future[list[Embedded]]:
         if self._decoders is None:
             return self._lanes.submit(lambda: self._finish([self._decode(row) for row in rows]))
-        # A lane waits for its own images alone, and those of earlier tasks are decoded earlier: nothing waits in a ring.
+        # A lane waits for its own images alone, and those of earlier tasks come earlier: nothing waits in a ring.
         decoded = [self._decoders.submit(self._decode, row) for row in rows]
         return self._lanes.submit(lambda: self._finish([each.result() for each in decoded]))
 

@@ -44,7 +44,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Report:
-    """Of one part. errors: (path, error) of its rows that have one; failure: why there is no part, which ends the run."""
+    """Of one part. errors: (path, error) of rows; failure: why there is no part, which ends the run."""
 
     part: int
     num_rows: int = 0
@@ -61,8 +61,8 @@ class Report:
 
 
 class Embedder:
-    """One for each device, or for some cores. An engine that does not open is told in the first report, in its own words;
-    raised here, it would come with Ray's.
+    """One for each device, or for some cores. An engine that does not open is told in the first report, in its own
+    words; raised here, it would come with Ray's.
     """
 
     def __init__(self, job: Job) -> None:
@@ -111,6 +111,4 @@ def errors_of(rows: list[Embedded]) -> tuple[tuple[str, str], ...]:
 
 def _check_bundle(bundle: Bundle, digest: str) -> None:
     if bundle.manifest.digest != digest:
-        raise BundleError(
-            f"{bundle.path} holds another bundle than the run began with; see to it that it does not change"
-        )
+        raise BundleError(f"{bundle.path} is no longer the bundle that the run began with; leave it as it is")
