@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +11,27 @@ from bundle.errors import InvalidInput
 Scalar = str | int | float | bool | None
 ColumnType = Literal["string", "int64", "double", "bool"]
 
+MARK = "_maeve"  # a folder that holds a folder of this name is an output of ours, and no source
+RESERVED = ("path", "sha256", "embedding", "vector", "error")  # columns of an output or an index
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """max_file_bytes: what a single image may have. image_column: of Parquet, None: found by its name or its type.
+
+    rows_per_piece: images in a piece, at most. columns: to be carried, None: all that hold scalars.
+    """
+
+    max_file_bytes: int
+    rows_per_piece: int = 1024
+    image_column: str | None = None
+    columns: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_file_bytes", "rows_per_piece"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -18,7 +39,8 @@ class Piece:
 
     kind, location: `files`: a folder by path or URL, `names` are relative to it, with slashes; `rows`: a Parquet file,
     of which `count` rows from `first` on; `tar`: a whole shard. count: the number of images, None where only reading
-    tells. num_bytes: about how much there is to read, 0 where nothing tells.
+    tells. num_bytes: about how much there is to read, 0 where nothing tells. prefix: what its rows' paths begin with.
+    skip: of `rows`, those that name a file that was named before; they are in `count` no more.
     """
 
     kind: Literal["files", "rows", "tar"]
@@ -27,6 +49,8 @@ class Piece:
     first: int = 0
     count: int | None = None
     num_bytes: int = 0
+    prefix: str = ""
+    skip: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,12 +64,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Listing:
-    """pieces: in a fixed order. columns: what every row carries beside its path, and of which type.
+    """pieces: in a fixed order, each made when it is asked for. columns: what every row carries, and of which type.
 
-    A row's path is the file's name relative to the source's folder, `FILE.parquet#ROW` for a row of Parquet, and
-    `SHARD.tar/MEMBER` for a member of a shard; of several sources, each begins with its source's name.
+    num_duplicates: how many files were named once more. A row's path is the file's name relative to the source's
+    folder, `FILE.parquet#ROW` for a row of Parquet, what stands there for a row of a list of files, and
+    `SHARD.tar/MEMBER` for a member of a shard; of several sources, each begins with its source's name, save what a
+    list of files names from the root on.
     """
 
-    pieces: tuple[Piece, ...]
+    pieces: Sequence[Piece]
     columns: Mapping[str, ColumnType]
     num_duplicates: int = 0

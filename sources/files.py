@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from abc import abstractmethod
 from array import array
@@ -14,6 +13,8 @@ from numpy.typing import NDArray
 
 from bundle.errors import InvalidInput, SourceError
 from sources.base import Data, Sample, Source
+from sources.names import Names
+from sources.trees import LocalTree
 
 IMAGE_SUFFIXES = (
     ".bmp",
@@ -37,57 +38,37 @@ NpyRange = tuple[float, float]
 
 
 class Listing:
-    """Paths below a folder in the order of their parts, packed: some 30 bytes a file, where a Path takes 500.
+    """Paths below a folder in the order of their parts.
 
     classes: the first level's names, where every file lies below one of at least two.
     """
 
     def __init__(self, root: Path, suffixes: tuple[str, ...]) -> None:
         self.root = root
-        names, offsets, tops, starts = bytearray(), array("q", [0]), list[str](), array("q")
+        self._names, tops, starts = Names(), list[str](), array("q")
         loose = False
-        for path in _walk(os.fspath(root), "", suffixes, ()):
+        for path in LocalTree(os.fspath(root)).walk(lambda name: name.lower().endswith(suffixes)):
             top, separator, _ = path.partition("/")
             loose = loose or not separator
             if not loose and (not tops or tops[-1] != top):
                 tops.append(top)
-                starts.append(len(offsets) - 1)
-            names += os.fsencode(path)
-            offsets.append(len(names))
-        self._names, self._offsets = bytes(names), np.frombuffer(offsets, np.int64)
+                starts.append(len(self._names))
+            self._names.append(path)
         self._starts = np.array(starts, np.int64)  # of the classes, whose files stand together
         self.classes = tuple(tops) if not loose and len(tops) > 1 else None
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1
+        return len(self._names)
 
     def path(self, i: int) -> str:
         """Of one file, relative to the folder."""
-        return os.fsdecode(self._names[self._offsets[i] : self._offsets[i + 1]])
+        return self._names[i]
 
     def label(self, i: int) -> int | None:
         return None if self.classes is None else int(np.searchsorted(self._starts, i, side="right")) - 1
 
     def digest(self) -> str:
-        return hashlib.sha256(self._offsets.tobytes() + self._names).hexdigest()
-
-
-def _walk(folder: str, prefix: str, suffixes: tuple[str, ...], above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Relative paths, depth first, each folder sorted. Links are followed, but never back into a folder `above`.
-
-    A subset of a data set is often a folder of links to its classes.
-    """
-    status = Path(folder).stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        return
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
-    for entry in ordered:
-        if entry.is_dir():
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", suffixes, (*above, identity))
-        elif entry.name.lower().endswith(suffixes) and entry.is_file():
-            yield prefix + entry.name
+        return self._names.digest()
 
 
 class _FileSource(Source):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import glob
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO
 
 from bundle.errors import SourceError
+from sources.patterns import braces, has_braces, has_magic, split
+from sources.stores import open_stored, reason
+from sources.trees import open_tree
 
 # Two letters at least, since C:/ is a drive; and not what names a data set in a folder.
 _FOLDED_URL = re.compile(r"^(?!cifar:|stl10:)([A-Za-z][\w+.-]+):/(?!/)")
 _WEB = ("http://", "https://")
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"^(\d+)\.\.(\d+)$")
 
 
 def location(data: str | Path) -> str:
@@ -30,7 +29,7 @@ def is_url(path: str) -> bool:
 
 def is_pattern(path: str) -> bool:
     """Whether it names several files: `*`, `?`, `[...]`, or braces."""
-    return _has_magic(path) or _BRACES.search(path) is not None
+    return _has_magic(path) or has_braces(path)
 
 
 def without_query(path: str) -> str:
@@ -45,12 +44,10 @@ def file_name(path: str) -> str:
 
 def open_binary(path: str) -> BinaryIO:
     """A local path or any fsspec URL, for reading from its start. Raises SourceError where it cannot be opened."""
-    with _translated(path):
+    with translated(path):
         if not is_url(path):
             return Path(path).open("rb")
-        import fsspec  # here, since most data is local
-
-        return cast("BinaryIO", fsspec.open(path, "rb").open())
+        return open_stored(path)
 
 
 def spell_out(pattern: str) -> tuple[str, ...]:
@@ -59,7 +56,7 @@ def spell_out(pattern: str) -> tuple[str, ...]:
     Raises SourceError where it names none, or a local one that is not there.
     """
     found: list[str] = []
-    for path in _braces(pattern):
+    for path in braces(pattern):
         found += _matches(path) if _has_magic(path) else [path]
     if not found:
         raise SourceError(f"no file matches {pattern}")
@@ -76,48 +73,27 @@ def list_folder(path: str, suffixes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _has_magic(path: str) -> bool:
-    return glob.has_magic(without_query(path))
-
-
-def _braces(pattern: str) -> Iterator[str]:
-    """`a-{00..12}.tar`, `{a,b}.tar`; the zeros of a range's start give its width."""
-    parts = _BRACES.split(pattern)  # text, content, text, content, ..., text
-    choices = [[part] if i % 2 == 0 else _choices(part) for i, part in enumerate(parts)]
-    yield from ("".join(choice) for choice in product(*choices))
-
-
-def _choices(content: str) -> list[str]:
-    if (match := _RANGE.match(content)) is None:
-        return content.split(",")
-    first, last = match.groups()
-    if int(last) < int(first):
-        raise SourceError(f"the range {{{content}}} is empty; write the smaller number first")
-    width = len(first) if first.startswith("0") else 0
-    return [str(i).zfill(width) for i in range(int(first), int(last) + 1)]
+    return has_magic(without_query(path))
 
 
 def _matches(pattern: str) -> list[str]:
-    with _translated(pattern):
-        if not is_url(pattern):
-            return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - the pattern may be absolute
-        fs = _file_system(pattern)
-        return sorted(fs.unstrip_protocol(path) for path in fs.glob(pattern))
-
-
-def _file_system(url: str) -> Any:
-    import fsspec
-
-    return fsspec.core.url_to_fs(url)[0]
+    root, parts = split(pattern)
+    with translated(pattern):
+        begin = "" if root == "." and not pattern.startswith("./") else root.rstrip("/") + "/"
+        try:
+            return sorted(begin + path for path in open_tree(root).match(parts))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
 
 @contextmanager
-def _translated(path: str) -> Iterator[None]:
+def translated(path: str) -> Iterator[None]:
     """fsspec's own words for a scheme that it does not know, or whose package is missing, say what to do."""
     try:
         yield
-    except FileNotFoundError as e:
-        raise SourceError(f"{path} does not exist") from e
+    except SourceError:
+        raise
     except (ImportError, ValueError) as e:
         raise SourceError(f"{path}: {e}") from e
     except Exception as e:  # every store raises errors of its own
-        raise SourceError(f"{path} cannot be reached: {e}") from e
+        raise SourceError(f"{path} {reason(e).text}") from e

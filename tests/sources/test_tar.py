@@ -242,6 +242,6 @@ def test_a_place_that_cannot_be_read_is_one_line(data: str, message: str) -> Non
 
 
 def test_a_missing_driver_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(known_implementations, "s3", {"class": "not_there.S3", "err": "Install s3fs"})
-    with pytest.raises(SourceError, match=r"s3://bucket/a.tar: Install s3fs"):
-        list(open_source("s3://bucket/a.tar"))
+    monkeypatch.setitem(known_implementations, "abfs", {"class": "not_there.Abfs", "err": "Install adlfs"})
+    with pytest.raises(SourceError, match=r"abfs://store/a.tar: Install adlfs"):
+        list(open_source("abfs://store/a.tar"))
