@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -16,13 +17,14 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from bulk.errors import BulkError, RunFailed
+from bulk.watch import RayTeller, Watch
 from bulk.worker import CALLS_AT_ONCE, Embedder, Job, Report
 from bundle.cli.ending import Stopped, one_line
 from runtime.cores import usable_cores
 
 _CORES_PER_ACTOR = 16  # more lanes would wait for Python's lock between the calls of a small network
 _OBJECT_STORE_BYTES = 128 * 2**20  # reports and numbers of parts are all that goes through it
-_TRIES_PER_PART = 4  # of a part whose actor dies each time: by then it is the part's own doing
+_POLL_EVERY_S = 1.0
 _MOST_TASKS = 4096  # of Ray Data; more parts than that share them
 _PACKAGES = ("bulk", "bundle", "runtime", "sources")
 
@@ -59,7 +61,8 @@ def ray_running(address: str | None) -> Iterator[Any]:
         root = Path(__file__).parents[1]
         options |= {"address": address, "runtime_env": {"py_modules": [str(root / name) for name in _PACKAGES]}}
     try:
-        ray.init(**options)
+        with _native_stderr_closed():
+            ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as e:
         where = "on this machine" if address is None else f"at {address}"
         raise BulkError(f"Ray does not start {where}: {one_line(e)}") from e
@@ -94,7 +97,7 @@ def layout_of(ray: Any, device: Literal["cpu", "cuda"], num_actors: int | None) 
 
 def make_parts(ray: Any, job: Job, parts: Sequence[int], layout: Layout) -> Iterator[Report]:
     """Every part is made by one actor; reports come as parts are finished. An actor that dies is started again, and
-    what it worked on is begun anew. RunFailed where that does not help.
+    what it worked on is begun anew. RunFailed where the cluster itself goes away.
     """
     data = ray.data
     context = data.DataContext.get_current()
@@ -109,16 +112,35 @@ def make_parts(ray: Any, job: Job, parts: Sequence[int], layout: Layout) -> Iter
     )  # fmt: skip
     made = data.from_arrow(tasks).map_batches(
         Embedder, fn_constructor_args=(job,), batch_size=1, compute=pool, num_cpus=layout.num_cpus,
-        num_gpus=layout.num_gpus, max_task_retries=_TRIES_PER_PART - 1,
+        num_gpus=layout.num_gpus,
     )  # fmt: skip
     try:
         for batch in made.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
             yield from map(Report.decode, batch["report"].to_pylist())
     except ray.exceptions.RayError as e:
-        raise RunFailed(
-            f"an actor died {_TRIES_PER_PART} times over the same part, or a machine is gone: {one_line(e)}; where "
-            f"memory ran out, fewer actors help (--num-actors), and the same command goes on with what is finished"
-        ) from e
+        raise RunFailed(f"Ray gave up: {one_line(e)}; the same command goes on with what is finished") from e
+
+
+@contextmanager
+def watching(ray: Any, told: Callable[[Mapping[int, int]], None]) -> Iterator[RayTeller]:
+    """A Watch on the cluster, and its teller for the workers. told: now and then, from a thread, how many rows of the
+    parts in work are done, by part.
+    """
+    handle = ray.remote(Watch).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    ended = threading.Event()
+
+    def poll() -> None:
+        while not ended.wait(_POLL_EVERY_S):
+            with suppress(ray.exceptions.RayError):
+                told(ray.get(handle.rows.remote(), timeout=_POLL_EVERY_S))
+
+    thread = threading.Thread(target=poll, name="watch", daemon=True)
+    thread.start()
+    try:
+        yield RayTeller(handle)
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager
@@ -149,6 +171,20 @@ def _load() -> Any:
     except ImportError as e:
         raise BulkError(f"Ray is not installed; pip install -e '.[bulk]' ({e})") from e
     return ray
+
+
+@contextmanager
+def _native_stderr_closed() -> Iterator[None]:
+    """While Ray starts: it says there which level of its log was asked for. What Python raises is not touched."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _be_quiet() -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
 from bulk.errors import BulkError
-from sources.urls import file_system, is_url
+from sources.stores import file_system, reason
+from sources.urls import is_url
 
 STATE = "_maeve"  # the folder of what is not output; readers of Parquet pass over names that begin so
 # Where an upload that is not finished never shows; elsewhere a file is renamed once it is whole.
@@ -164,8 +165,8 @@ class RemotePlace:
 
     def _files(self) -> tuple[Any, str]:
         if self._opened is None:
-            files = file_system(self._url)
-            self._opened = files, files._strip_protocol(self._url).rstrip("/")
+            files, root = file_system(self._url)
+            self._opened = files, root.rstrip("/")
         return self._opened
 
     @contextmanager
@@ -176,7 +177,7 @@ class RemotePlace:
             raise
         except Exception as e:  # every store raises errors of its own
             where = f"{self._url}/{name}".rstrip("/")
-            raise BulkError(f"cannot {verb} {where}: {e}; check the address, the rights and the credentials") from e
+            raise BulkError(f"cannot {verb} {where}: it {reason(e).text}") from e
 
 
 def _fsync_folder(folder: Path) -> None:

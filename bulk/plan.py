@@ -70,7 +70,8 @@ class Plans:
         with self._lock:
             table = self._files[at].read_row_group(group)
         (found,) = table.slice(row, 1).to_pylist()
-        return Piece(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+        lists = {"names": tuple(found["names"]), "skip": tuple(found["skip"])}
+        return Piece(**found | lists)
 
     def counts(self) -> list[int | None]:
         """The number of images of every piece, as far as it was known."""

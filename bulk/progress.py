@@ -28,11 +28,11 @@ class Bar:
             self._task = progress.add_task(name, total=total, completed=done, note="", count=self._count())
         self._told_at = time.monotonic()
 
-    def advance(self, steps: int, note: str = "") -> None:
-        """note: what is shown beside the count from now on."""
-        self._done, self._note = self._done + steps, note
+    def show(self, done: int, note: str = "") -> None:
+        """done: in all; note: what is shown beside it. From any thread."""
+        self._done, self._note = done, note
         if self._progress is not None:
-            self._progress.update(self._task, advance=steps, note=note, count=self._count())
+            self._progress.update(self._task, completed=done, note=note, count=self._count())
         elif time.monotonic() - self._told_at >= _LINE_EVERY_S:
             self._told_at = time.monotonic()
             self.say(", ".join(filter(None, (f"{self._name} {self._count()}", note))))

@@ -13,10 +13,9 @@ from bulk.parts import PART_NAME
 from bulk.pieces import ColumnType
 from bulk.place import STATE, Place, read
 from bundle.vectors import VectorSpec
-from runtime import RuntimeName
+from runtime import RuntimeName, ServedPrecision
 
 RECORD = f"{STATE}/run.json"
-_SCHEMA_VERSION = 1
 _OURS = frozenset({STATE, "_index"})  # the second is what bulk.index makes
 
 
@@ -27,6 +26,7 @@ class Engine(BaseModel):
 
     runtime: RuntimeName
     device: Literal["cpu", "cuda"]
+    precision: ServedPrecision
 
 
 class RunRecord(BaseModel):
@@ -34,7 +34,7 @@ class RunRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: Literal[1] = _SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     created_at: datetime
     sources: tuple[str, ...]
     vectors: VectorSpec
@@ -96,7 +96,7 @@ def _described(record: RunRecord) -> Mapping[str, Any]:
         "--dtype": vectors.dtype,
         "--runtime": engine.runtime,
         "--device": engine.device,
-        "--precision": vectors.precision,
+        "--precision": engine.precision,
         "--image-column": record.image_column or "found by its type",
         "the columns": _listed(tuple(f"{name} {kind}" for name, kind in record.carried.items())) or "none",
         "--max-pixels": record.max_pixels,

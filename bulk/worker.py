@@ -7,7 +7,10 @@ through Ray is a short report; images and vectors never leave the process.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +24,15 @@ from bulk.place import Place
 from bulk.plan import Plans
 from bulk.reading import read_piece
 from bulk.record import RunRecord
+from bulk.watch import Teller
 from bundle.errors import BundleError, MaeveError
 from bundle.store import Bundle, load_bundle
 from runtime import open_runtime
 from runtime.selfcheck import prove
 
 CALLS_AT_ONCE = 2
+TRIES = 4  # of a part whose process dies each time: by then it is the part's own doing
+_NOTE_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +46,20 @@ class Job:
     reading: ReadOptions
     lanes: int
     decoders: int
+    teller: Teller
 
 
 @dataclass(frozen=True)
 class Report:
-    """Of one part. errors: (path, error) of rows; failure: why there is no part, which ends the run."""
+    """Of one part. errors: (path, error) of rows; failure: why there is no part, which ends the run; deadly: there is
+    none, as its process died over and over.
+    """
 
     part: int
     num_rows: int = 0
     errors: tuple[tuple[str, str], ...] = ()
     failure: str | None = None
+    deadly: bool = False
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
@@ -68,6 +78,7 @@ class Embedder:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._schema = part_schema(job.record.vectors, job.record.carried)
+        self._turns = _Turns()
         self._fault: str | None = None
         try:
             self._engine = open_engine(job)
@@ -81,13 +92,54 @@ class Embedder:
     def _make(self, number: int) -> Report:
         if self._fault is not None:
             return Report(number, failure=self._fault)
+        num_begun = self._job.teller.num_begun(number)
+        if num_begun >= TRIES:
+            return Report(number, deadly=True)
+        with self._turns.taken(alone=num_begun > 0):
+            return self._make_once(number)
+
+    def _make_once(self, number: int) -> Report:
+        self._job.teller.begin(number)
         try:
-            piece = self._job.plans[number]
-            rows = list(self._engine.embed(read_piece(piece, self._job.reading, self._job.record.carried)))
+            rows = list(self._embedded(number))
             self._job.place.write(part_name(number), encode_part(rows, self._schema))
         except MaeveError as e:
             return Report(number, failure=str(e))
+        finally:
+            self._job.teller.end(number)
         return Report(number, len(rows), errors_of(rows))
+
+    def _embedded(self, number: int) -> Iterator[Embedded]:
+        """The part's rows; how many there are so far is told now and then."""
+        job = self._job
+        told_at = time.monotonic()
+        rows = self._engine.embed(read_piece(job.plans[number], job.reading, job.record.carried))
+        for count, row in enumerate(rows, 1):
+            yield row
+            if time.monotonic() - told_at > _NOTE_EVERY_S:
+                told_at = time.monotonic()
+                job.teller.note(number, count)
+
+
+class _Turns:
+    """Parts are made beside each other; one that was begun in a process that died is made alone, so that its neighbour
+    is not taken for the cause, and more memory is left.
+    """
+
+    def __init__(self) -> None:
+        self._free = threading.Semaphore(CALLS_AT_ONCE)
+        self._taking = threading.Lock()
+
+    @contextmanager
+    def taken(self, *, alone: bool) -> Iterator[None]:
+        places = CALLS_AT_ONCE if alone else 1
+        with self._taking:  # whoever waits for all places gets them before others take one
+            for _ in range(places):
+                self._free.acquire()
+        try:
+            yield
+        finally:
+            self._free.release(places)
 
 
 def open_engine(job: Job) -> Engine:
@@ -96,7 +148,7 @@ def open_engine(job: Job) -> Engine:
     vectors, wanted = job.record.vectors, job.record.engine
     _check_bundle(bundle, vectors.digest)
     lanes = job.lanes if wanted.device == "cpu" else None
-    runtime = open_runtime(bundle, wanted.runtime, device=wanted.device, precision=vectors.precision, lanes=lanes)
+    runtime = open_runtime(bundle, wanted.runtime, device=wanted.device, precision=wanted.precision, lanes=lanes)
     try:
         prove(bundle, runtime)
         return Engine(bundle.manifest, runtime, vectors, max_pixels=job.record.max_pixels, decoders=job.decoders)
