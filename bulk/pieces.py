@@ -1,4 +1,4 @@
-"""What there is to embed, in pieces that are read by themselves: some image files, rows of a Parquet file, a tar shard."""
+"""What there is to embed, in pieces that can be read alone: image files, rows of a Parquet file, a tar shard."""
 
 from __future__ import annotations
 

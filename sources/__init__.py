@@ -10,13 +10,12 @@ from bundle.errors import SourceError
 from sources.base import PACK_FILE, Data, Sample, Source
 from sources.binaries import open_cifar, open_stl10
 from sources.files import IMAGE_SUFFIXES, NPY_SUFFIXES, ImageFolder, Listing, NpyFolder, NpyRange
-from sources.parquet import ParquetSource
+from sources.parquet import PARQUET_SUFFIXES, ParquetSource
 from sources.tar import TAR_SUFFIXES, TarSource
 from sources.urls import file_name, is_pattern, is_url, list_folder, location, spell_out, without_query
 
 __all__ = ["Data", "NpyRange", "Sample", "Source", "location", "open_source"]
 
-_PARQUET_SUFFIXES = (".parquet",)
 _BINARIES: dict[str, Callable[[Path, str], Source]] = {"cifar": open_cifar, "stl10": open_stl10}
 _BINARY = re.compile(rf"^({'|'.join(_BINARIES)}):(?!//)([^#]+)(?:#(.*))?$")
 
@@ -46,9 +45,9 @@ def open_source(data: str | Path, *, npy_range: NpyRange | None = None) -> Sourc
 def _open_url(url: str) -> Source:
     if is_pattern(url):
         return _open_files(file_name(url.rsplit("/", 1)[0]), spell_out(url), url)
-    if without_query(url).endswith((*_PARQUET_SUFFIXES, *TAR_SUFFIXES)):
+    if without_query(url).endswith((*PARQUET_SUFFIXES, *TAR_SUFFIXES)):
         return _open_files(file_name(url), (url,), url)
-    for suffixes in (_PARQUET_SUFFIXES, TAR_SUFFIXES):
+    for suffixes in (PARQUET_SUFFIXES, TAR_SUFFIXES):
         if files := list_folder(url, suffixes):
             return _open_files(file_name(url), files, url)
     raise SourceError(f"{url} holds neither .parquet nor .tar files; images by URL come in tar shards")
@@ -56,7 +55,7 @@ def _open_url(url: str) -> Source:
 
 def _open_files(name: str, files: tuple[str, ...], asked: str) -> Source:
     """By the ending of their names, which must be one for all."""
-    if all(without_query(file).endswith(_PARQUET_SUFFIXES) for file in files):
+    if all(without_query(file).endswith(PARQUET_SUFFIXES) for file in files):
         return ParquetSource(name.removesuffix(".parquet"), files)
     if all(without_query(file).endswith(TAR_SUFFIXES) for file in files):
         return TarSource(name.split(".")[0] if name.endswith(TAR_SUFFIXES) else name, files)
@@ -67,7 +66,7 @@ def _open_folder(root: Path, npy_range: NpyRange | None) -> Source:
     if (root / PACK_FILE).is_file():
         raise SourceError(f"{root} is packed already; train on it as it is")
     name = root.resolve().name
-    for suffixes in (_PARQUET_SUFFIXES, TAR_SUFFIXES):
+    for suffixes in (PARQUET_SUFFIXES, TAR_SUFFIXES):
         if files := list_folder(str(root), suffixes):
             return _open_files(name, files, str(root))
     if len(listing := Listing(root, IMAGE_SUFFIXES)):

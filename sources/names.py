@@ -31,6 +31,10 @@ class Names:
     def __iter__(self) -> Iterator[str]:
         return (self[i] for i in range(len(self)))
 
+    def holds(self, text: str) -> bool:
+        """Whether one of them has such a part."""
+        return os.fsencode(text) in self._text
+
     def digest(self) -> str:
         """Differs where a name or the order does."""
         return hashlib.sha256(self._ends.tobytes() + self._text).hexdigest()

@@ -14,9 +14,12 @@ import pyarrow.parquet as pq
 
 from bundle.errors import SourceError
 from sources.base import Sample, Source, label_index
-from sources.urls import file_name, open_binary
+from sources.stores import file_system, is_arrow
+from sources.urls import file_name, is_url, open_binary
 
+PARQUET_SUFFIXES = (".parquet",)
 _ROWS_PER_READ = 256
+_BUFFER_BYTES = 2**23  # of each column, so that no row group is held whole
 
 
 class _Group(NamedTuple):
@@ -36,7 +39,7 @@ class ParquetSource(Source):
         self._groups, lengths = list[_Group](), list[int]()
         schemas = list[pa.Schema]()
         for file in files:
-            metadata, schema = _read_footer(file)
+            metadata, schema = read_footer(file)
             _check_columns(file, schema, labeled="label" in (schemas or [schema])[0].names)
             schemas.append(schema)
             row = 0
@@ -57,7 +60,7 @@ class ParquetSource(Source):
         group = self._groups[chunk]
         columns = ["image", "label"] if self.classes is not None else ["image"]
         row, short_name = group.first_row, file_name(group.file)
-        with _translated(group.file), open_binary(group.file) as file:
+        with translated(group.file), open_binary(group.file) as file:
             batches = pq.ParquetFile(file).iter_batches(_ROWS_PER_READ, row_groups=[group.number], columns=columns)
             for batch in batches:
                 images = batch.column("image")
@@ -76,14 +79,25 @@ class ParquetSource(Source):
             raise SourceError(str(e)) from e
 
 
-def _read_footer(file: str) -> tuple[pq.FileMetaData, pa.Schema]:
-    with _translated(file), open_binary(file) as opened:
+def open_parquet(file: str) -> pq.ParquetFile:
+    """To be read page by page, by Arrow itself where the store is its own. Raises what Arrow and the store raise."""
+    if not is_url(file):
+        return pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+    fs, path = file_system(file)
+    opened = fs.fs.open_input_file(path) if is_arrow(fs) else fs.open(path, "rb")
+    return pq.ParquetFile(opened, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+
+
+def read_footer(file: str) -> tuple[pq.FileMetaData, pa.Schema]:
+    """What the file says of its row groups and columns. Raises SourceError where it is none."""
+    with translated(file), open_binary(file) as opened:
         parquet = pq.ParquetFile(opened)
         return parquet.metadata, parquet.schema_arrow
 
 
 @contextmanager
-def _translated(file: str) -> Iterator[None]:
+def translated(file: str) -> Iterator[None]:
+    """Arrow's errors, of a file that is damaged or none of its kind, as SourceError."""
     try:
         yield
     except (pa.ArrowException, OSError) as e:
@@ -114,6 +128,6 @@ def _class_names(schema: pa.Schema, files: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _highest_label(file: str) -> int | None:
-    with _translated(file), open_binary(file) as opened:
+    with translated(file), open_binary(file) as opened:
         highest: int | None = pc.max(pq.read_table(opened, columns=["label"])["label"]).as_py()
         return highest

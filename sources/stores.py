@@ -54,6 +54,12 @@ def open_stored(url: str) -> BinaryIO:
     return cast("BinaryIO", file)
 
 
+def stored_size(file: BinaryIO) -> int | None:
+    """The bytes of what `open_stored` returned; None where the store does not tell."""
+    size = getattr(getattr(file, "raw", file), "size", None)
+    return cast("int | None", size() if callable(size) else size)
+
+
 def is_arrow(fs: Any) -> bool:
     from fsspec.implementations.arrow import ArrowFSWrapper
 
@@ -71,7 +77,7 @@ def reason(error: Exception) -> Reason:
     status = getattr(error, "status", None)  # of a web server
     if isinstance(status, int):
         return Reason(f"cannot be reached: HTTP status {status}", passing=status >= 500 or status in (408, 429))
-    return Reason(f"cannot be reached: {str(error).strip() or type(error).__name__}", passing=True)
+    return Reason(f"cannot be read: {str(error).strip() or type(error).__name__}", passing=True)
 
 
 def _aws_reason(code: str, message: str) -> Reason:

@@ -13,6 +13,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from gzip import BadGzipFile
 from pathlib import Path
 from tarfile import EmptyHeaderError, ReadError, TruncatedHeaderError  # type: ignore[attr-defined]
 from typing import IO, Self, cast
@@ -20,13 +21,15 @@ from typing import IO, Self, cast
 from bundle.errors import SourceError
 from sources.base import Sample, Source
 from sources.files import IMAGE_SUFFIXES
+from sources.stores import reason
 from sources.urls import file_name, is_url, open_binary, without_query
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _LABELS = ("cls", "json", "txt")
+DAMAGE = (tarfile.TarError, EOFError, BadGzipFile, zlib.error)
 _BUFFER_BYTES = 2**20
-_MAX_LABEL_BYTES = 2**20  # what .json and .txt hold beside a label stays unread beyond
+MAX_LABEL_BYTES = 2**20  # what .json and .txt hold beside a label stays unread beyond
 
 
 class TarSource(Source):
@@ -45,14 +48,14 @@ class TarSource(Source):
     def read(self, chunk: int) -> Iterator[Sample]:
         file = self._files[chunk]
         shard = file_name(file)
-        with _opened(file) as tar:
+        with opened_tar(file) as tar:
             for key, members in _samples(tar, file):
                 yield Sample(f"{shard}/{key}", members["image"], _label(members, f"{file}: {key}"))
 
     def count(self, chunk: int) -> int:
         """By the headers alone; what lies between them is passed over where that can be."""
         file = self._files[chunk]
-        with _opened(file) as tar:
+        with opened_tar(file) as tar:
             return sum(1 for _ in _samples(tar, file, headers_only=True))
 
 
@@ -68,7 +71,8 @@ class _Member(tarfile.TarInfo):
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[tarfile.TarFile]:
+def opened_tar(file: str) -> Iterator[tarfile.TarFile]:
+    """To be gone through once, from start to end. Raises SourceError where it is damaged, whenever that shows."""
     with open_binary(file) as stream:
         try:
             # Both go once from start to end; tarfile's own mode for streams is four times slower, so it is left to
@@ -76,8 +80,19 @@ def _opened(file: str) -> Iterator[tarfile.TarFile]:
             mode = "r:" if without_query(file).endswith(".tar") and stream.seekable() else "r|*"
             with tarfile.open(fileobj=stream, mode=mode, bufsize=_BUFFER_BYTES, tarinfo=_Member) as tar:  # type: ignore[call-overload]
                 yield tar
-        except (tarfile.TarError, EOFError, OSError, zlib.error) as e:
+        except DAMAGE as e:
             raise SourceError(f"{file} is damaged or cut short: {e}; fetch or write it again") from e
+        except SourceError:
+            raise
+        except Exception as e:  # every store raises errors of its own
+            raise SourceError(f"{file} {reason(e).text}") from e
+
+
+def split_key(name: str) -> tuple[str, str]:
+    """A member's name, cut at the first dot of its last part: what it shares with others, and what it is."""
+    folder, slash, last = name.rpartition("/")
+    stem, _, extension = last.partition(".")
+    return folder + slash + stem, extension
 
 
 def _samples(tar: tarfile.TarFile, file: str, *, headers_only: bool = False) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -91,9 +106,8 @@ def _samples(tar: tarfile.TarFile, file: str, *, headers_only: bool = False) -> 
         if not member.isfile():
             continue
         first = first or member.name
-        folder, slash, name = member.name.rpartition("/")
-        stem, _, extension = name.partition(".")
-        if (key := folder + slash + stem) != current:
+        key, extension = split_key(member.name)
+        if key != current:
             if "image" in members:
                 yield current, members
             current, members = key, {}
@@ -104,7 +118,7 @@ def _samples(tar: tarfile.TarFile, file: str, *, headers_only: bool = False) -> 
             members[kind] = b""
         else:
             content = cast("IO[bytes]", tar.extractfile(member))
-            members[kind] = content.read() if kind == "image" else content.read(_MAX_LABEL_BYTES)
+            members[kind] = content.read() if kind == "image" else content.read(MAX_LABEL_BYTES)
         found = found or kind == "image"
     if "image" in members:
         yield current, members

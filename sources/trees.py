@@ -25,8 +25,8 @@ class Tree(ABC):
         """The names of the folders and of the wanted files directly in a folder, in no order."""
 
     def identity(self, folder: str) -> Hashable:
-        """The same for a folder that is reached by two paths; None where that cannot be."""
-        return None
+        """The same for a folder that is reached by two paths."""
+        return folder
 
     def walk(self, wanted: Wanted, *, without: str = "", folder: str = "") -> Iterator[str]:
         """The wanted files at any depth. Links are followed, but never back into a folder above.
@@ -38,7 +38,7 @@ class Tree(ABC):
 
     def _walk(self, folder: str, wanted: Wanted, without: str, above: tuple[Hashable, ...]) -> Iterator[str]:
         identity = self.identity(folder)
-        if identity is not None and identity in above:
+        if identity in above:
             return
         folders, files = self.scan(folder, wanted)
         if without and without in folders:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from bundle.errors import SourceError
 from sources.patterns import braces, has_braces, has_magic, split
-from sources.stores import open_stored, reason
+from sources.stores import file_system, open_stored, reason
 from sources.trees import open_tree
 
 # Two letters at least, since C:/ is a drive; and not what names a data set in a folder.
@@ -27,6 +27,11 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+def is_web(path: str) -> bool:
+    """Whether a web server has it, which seldom lists what it has."""
+    return path.startswith(_WEB)
+
+
 def is_pattern(path: str) -> bool:
     """Whether it names several files: `*`, `?`, `[...]`, or braces."""
     return _has_magic(path) or has_braces(path)
@@ -34,7 +39,7 @@ def is_pattern(path: str) -> bool:
 
 def without_query(path: str) -> str:
     """A signed link ends with a query, which is not part of the file's name."""
-    return path.split("?", 1)[0] if path.startswith(_WEB) else path
+    return path.split("?", 1)[0] if is_web(path) else path
 
 
 def file_name(path: str) -> str:
@@ -70,6 +75,17 @@ def list_folder(path: str, suffixes: tuple[str, ...]) -> tuple[str, ...]:
     if not is_url(path):
         return tuple(sorted(str(p) for p in Path(path).iterdir() if p.name.lower().endswith(suffixes) and p.is_file()))
     return tuple(p for p in _matches(path.rstrip("/") + "/*") if p.lower().endswith(suffixes))
+
+
+def stored_kind(url: str) -> str:
+    """`file` or `directory`. Raises SourceError where the store has neither, or cannot be reached."""
+    with translated(url):
+        fs, path = file_system(url)
+        try:
+            return str(fs.info(path)["type"])
+        except FileNotFoundError:
+            open_tree(url).scan("", lambda _: True)  # of a bucket that is not there, only listing it tells
+            raise
 
 
 def _has_magic(path: str) -> bool:
