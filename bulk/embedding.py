@@ -5,6 +5,7 @@ A part that is there is finished. So going on needs no state but the plans and t
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import time
@@ -68,12 +69,12 @@ def _prepare(config: EmbedConfig, manifest: Manifest, place: Place, ray: Any) ->
     before = read_record(place)
     engine = chosen(manifest, config, before, ray)
     vectors = VectorSpec(
-        bundle=manifest.name, digest=manifest.digest, precision=engine.precision,
-        pooling=config.pooling or manifest.pooling, normalize=config.normalize, keep=config.keep, dim=manifest.model.dim, dtype=config.dtype,
+        bundle=manifest.name, digest=manifest.digest, precision=engine.precision, dim=manifest.model.dim,
+        pooling=config.pooling or manifest.pooling, normalize=config.normalize, keep=config.keep, dtype=config.dtype,
     )  # fmt: skip
     listing = _list(config)
     record = RunRecord(
-        created_at=datetime.now(UTC).replace(microsecond=0), sources=config.sources, vectors=vectors, engine=engine,
+        created_at=datetime.now(UTC).replace(microsecond=0), sources=tuple(map(_as_text, config.sources)), vectors=vectors, engine=engine,
         image_column=config.image_column, carried=dict(listing.columns), max_pixels=config.max_pixels,
         max_file_bytes=config.max_file_bytes, versions=_versions(engine.runtime),
     )  # fmt: skip
@@ -142,6 +143,11 @@ def _reading(config: EmbedConfig) -> ReadOptions:
         max_file_bytes=config.max_file_bytes, rows_per_piece=config.rows_per_part, image_column=config.image_column,
         columns=config.wanted_columns,
     )  # fmt: skip
+
+
+def _as_text(path: str) -> str:
+    """A name that is no UTF-8 has no spelling in JSON but this."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _versions(runtime: str) -> dict[str, str]:

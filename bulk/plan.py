@@ -6,6 +6,7 @@ A run that finds more in its source than the plans know writes a further one, wh
 from __future__ import annotations
 
 import io
+import os
 import re
 import threading
 from bisect import bisect_right
@@ -13,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,7 +30,7 @@ _Folder = tuple[str, str]  # location and prefix
 _NAME = re.compile(r"^plan-(\d{4,})\.parquet$")
 _PIECES_PER_GROUP = 32  # some 30,000 names: what is read to find one piece
 _SCHEMA = pa.schema({
-    "kind": pa.string(), "location": pa.string(), "names": pa.list_(pa.string()), "first": pa.int64(),
+    "kind": pa.string(), "location": pa.binary(), "names": pa.list_(pa.binary()), "first": pa.int64(),
     "count": pa.int64(), "num_bytes": pa.int64(), "prefix": pa.string(), "skip": pa.list_(pa.int64()),
 })  # fmt: skip
 
@@ -70,8 +71,10 @@ class Plans:
         with self._lock:
             table = self._files[at].read_row_group(group)
         (found,) = table.slice(row, 1).to_pylist()
-        lists = {"names": tuple(found["names"]), "skip": tuple(found["skip"])}
-        return Piece(**found | lists)
+        return Piece(**found | {
+            "location": os.fsdecode(found["location"]), "names": tuple(map(os.fsdecode, found["names"])),
+            "skip": tuple(found["skip"]),
+        })  # fmt: skip
 
     def counts(self) -> list[int | None]:
         """The number of images of every piece, as far as it was known."""
@@ -90,7 +93,7 @@ class Plans:
         buffer = io.BytesIO()
         with pq.ParquetWriter(buffer, _SCHEMA, compression="zstd") as writer:
             for some in _some(pieces, _PIECES_PER_GROUP):
-                writer.write_table(pa.Table.from_pylist([asdict(piece) for piece in some], schema=_SCHEMA))
+                writer.write_table(pa.Table.from_pylist([_fields(piece) for piece in some], schema=_SCHEMA))
         name = _plan_name(len(self._names))
         self._place.write(f"{STATE}/{name}", buffer.getvalue())
         return Plans(self._place, (*self._names, name))
@@ -116,7 +119,7 @@ def unplanned(plans: Plans, pieces: Sequence[Piece], rows_per_piece: int) -> Seq
     others: list[Piece] = []
     for piece in pieces:
         if piece.kind == "files":
-            files[piece.location, piece.prefix].append(pa.array(piece.names, pa.string()))
+            files[piece.location, piece.prefix].append(pa.array(map(os.fsencode, piece.names), pa.binary()))
         elif piece.location not in known.whole:
             others.append(piece)
     known.check_rows(pieces)
@@ -138,9 +141,9 @@ class _Known:
             columns = (table[name].to_pylist() for name in ("kind", "location", "prefix", "count"))
             for i, (kind, location, prefix, count) in enumerate(zip(*columns, strict=True)):
                 if kind == "files":
-                    names[location, prefix].append(table["names"].slice(i, 1).combine_chunks().flatten())
+                    names[os.fsdecode(location), prefix].append(table["names"].slice(i, 1).combine_chunks().flatten())
                 else:
-                    whole[location] += count or 0
+                    whole[os.fsdecode(location)] += count or 0
         return cls(names, whole)
 
     def check_rows(self, pieces: Sequence[Piece]) -> None:
@@ -161,11 +164,17 @@ def _new_files(
 ) -> Iterator[Piece]:
     """By Arrow's hash table: ten million names are a few hundred megabytes there, and several times that as strings."""
     for (location, prefix), arrays in found.items():
-        names = pa.chunked_array(arrays, pa.string())
-        old = pa.chunked_array(known.get((location, prefix), []), pa.string())
+        names = pa.chunked_array(arrays, pa.binary())
+        old = pa.chunked_array(known.get((location, prefix), []), pa.binary())
         new = names.filter(pc.invert(pc.is_in(names, value_set=old))).to_pylist()
         for some in _some(new, rows_per_piece):
-            yield Piece("files", location, names=tuple(some), count=len(some), prefix=prefix)
+            yield Piece("files", location, names=tuple(map(os.fsdecode, some)), count=len(some), prefix=prefix)
+
+
+def _fields(piece: Piece) -> dict[str, Any]:
+    """Paths as bytes: a file's name need not be text."""
+    names = [os.fsencode(name) for name in piece.names]
+    return asdict(piece) | {"location": os.fsencode(piece.location), "names": names}
 
 
 def _some(items: Iterable[T], size: int) -> Iterator[list[T]]:
