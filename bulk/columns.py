@@ -41,10 +41,16 @@ def conform(row: Row, columns: Mapping[str, ColumnType]) -> Row:
     values, data = dict[str, Scalar](), row.data
     for name, kind in columns.items():
         value = row.columns.get(name)
+        value = as_text(value) if isinstance(value, str) else value
         values[name] = fitting = None if value is None else _as_type(value, kind)
         if value is not None and fitting is None:
             data = InvalidInput(f"its {name} is {value!r}, and not of type {kind} as elsewhere")
-    return Row(row.path, data, values)
+    return Row(as_text(row.path), data, values)
+
+
+def as_text(name: str) -> str:
+    """A file's name whose bytes are no UTF-8 cannot be stored as it is: they become \\udcNN."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def type_of(value: object) -> ColumnType | None:

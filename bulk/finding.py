@@ -31,6 +31,7 @@ _KINDS: tuple[tuple[Kind, tuple[str, ...], str], ...] = (
     ("rows", PARQUET_SUFFIXES, ".parquet files"),
     ("tar", TAR_SUFFIXES, ".tar files"),
 )
+_BY_SUFFIX: dict[str, Kind] = {suffix: kind for kind, suffixes, _ in _KINDS for suffix in suffixes}
 _FILES_PER_REPORT = 10_000
 
 
@@ -65,7 +66,7 @@ def find(sources: Sequence[str], progress: Progress | None) -> list[Found]:
             found += _look(location(source), count)
             continue
         for file in files:
-            key = _kind(file) or "files", "/".join(file.split("/")[:3]) if is_url(file) else ""
+            key = _kind(without_query(file)) or "files", "/".join(file.split("/")[:3]) if is_url(file) else ""
             if key not in single:
                 found.append(key)
             single.setdefault(key, []).append(file)
@@ -93,7 +94,7 @@ def _spelled(source: str) -> tuple[str, ...] | None:
 def _is_folder(url: str) -> bool:
     """A web server does not tell, so there the name has to. Raises SourceError where there is neither."""
     if is_web(url):
-        return _kind(url) is None
+        return _kind(without_query(url)) is None
     return stored_kind(url) == "directory"
 
 
@@ -119,16 +120,18 @@ def _look(source: str, count: _Counter) -> Iterator[Found]:
         what = "images, .parquet or .tar files"
         raise SourceError(f"no {what} match {source}" if pattern else f"{source} holds no {what}")
     if len(there) > 1:
+        first = names[there[0][0]][0]
         raise SourceError(
             f"{source} holds {' and '.join(words for _, words in there)}; name which, with a pattern such as "
-            f"'{root.rstrip('/')}/**/*{names[there[-1][0]][0][names[there[-1][0]][0].rfind('.') :]}'"
+            f"'{root.rstrip('/')}/**/*{first[first.rfind('.') :]}'"
         )
     yield Found(there[0][0], root, names[there[0][0]], distinct=True)
 
 
 def _kind(name: str) -> Kind | None:
-    lower = without_query(name).lower()
-    return next((kind for kind, suffixes, _ in _KINDS if lower.endswith(suffixes)), None)
+    """By its ending. Of millions of names, so by one look into a table."""
+    suffix = name[name.rfind(".") :].lower()
+    return _BY_SUFFIX.get(suffix) or ("tar" if suffix == ".gz" and name.lower().endswith(TAR_SUFFIXES) else None)
 
 
 def _spells_suffix(part: str) -> bool:

@@ -100,7 +100,7 @@ class _Cursor:
 
     def _batch_rows(self, group: int) -> int:
         metadata = self._file.metadata.row_group(group)
-        bytes_per_row = metadata.total_byte_size // max(metadata.num_rows, 1)
+        bytes_per_row: int = metadata.total_byte_size // max(metadata.num_rows, 1)
         return min(max(_BATCH_BYTES // max(bytes_per_row, 1), 1), _MAX_BATCH_ROWS)
 
     def end_of_group(self, row: int) -> int:

@@ -19,8 +19,10 @@ from typing import Any, BinaryIO, NamedTuple, cast
 _CONNECT_TIMEOUT_S = 5
 _ANSWER_TIMEOUT_S = 30  # without a byte
 _ATTEMPTS = 3
+_GOOGLE_RETRIES_S = 5  # of one request; twice as long in practice
 _BUFFER_BYTES = 2**20  # a request of its own for every few bytes would take as long as the way there and back
 _AWS_ERROR = re.compile(r"AWS Error (\w+) during \w+ operation: (.*)", re.DOTALL)
+_GOOGLE_ERROR = re.compile(r"google::cloud::Status\((\w+): (.*?)(?: error_info=|\)$)", re.DOTALL)
 _NOT_LET_IN = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "INVALID_CLIENT_TOKEN_ID")
 _YES = ("1", "true", "yes")
 
@@ -50,7 +52,7 @@ def open_stored(url: str) -> BinaryIO:
     fs, path = file_system(url)
     file = fs.open(path, "rb")
     if is_arrow(fs):
-        return cast("BinaryIO", io.BufferedReader(file.stream, _BUFFER_BYTES))
+        return cast("BinaryIO", io.BufferedReader(file, _BUFFER_BYTES))
     return cast("BinaryIO", file)
 
 
@@ -74,6 +76,8 @@ def reason(error: Exception) -> Reason:
         return Reason("may not be read: permission denied", passing=False)
     if (match := _AWS_ERROR.search(str(error))) is not None:
         return _aws_reason(*match.groups())
+    if (match := _GOOGLE_ERROR.search(str(error))) is not None:
+        return _google_reason(*match.groups())
     status = getattr(error, "status", None)  # of a web server
     if isinstance(status, int):
         return Reason(f"cannot be reached: HTTP status {status}", passing=status >= 500 or status in (408, 429))
@@ -90,6 +94,16 @@ def _aws_reason(code: str, message: str) -> Reason:
             passing=False,
         )
     return Reason(f"cannot be reached: {message.rsplit('Details: ', 1)[-1].strip()}", passing=True)
+
+
+def _google_reason(code: str, message: str) -> Reason:
+    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return Reason(
+            f"may not be read: {code.lower().replace('_', ' ')}; see to GOOGLE_APPLICATION_CREDENTIALS, or set "
+            "GS_NO_SIGN_REQUEST=1 for what is public",
+            passing=False,
+        )
+    return Reason(f"cannot be reached: {message.rsplit('last message of ', 1)[-1].strip()}", passing=True)
 
 
 def _s3(bucket: str, environment: Mapping[str, str]) -> Any:
@@ -132,7 +146,7 @@ def _gcs(anonymous: bool) -> Any:
     from fsspec.implementations.arrow import ArrowFSWrapper
     from pyarrow.fs import GcsFileSystem
 
-    limit = timedelta(seconds=_ANSWER_TIMEOUT_S)
+    limit = timedelta(seconds=_GOOGLE_RETRIES_S)
     return ArrowFSWrapper(GcsFileSystem(anonymous=anonymous, retry_time_limit=limit), skip_instance_cache=True)
 
 

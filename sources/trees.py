@@ -113,6 +113,23 @@ class StoreTree(Tree):
                 files.append(name)
         return folders, files
 
+    def _walk(self, folder: str, wanted: Wanted, without: str, above: tuple[Hashable, ...]) -> Iterator[str]:
+        """pyarrow lists all that is below a folder by a thousand files a request, and not folder by folder.
+
+        The root itself is looked into once, so that one of its folders at a time is held.
+        """
+        if not folder or not is_arrow(self._fs):
+            yield from super()._walk(folder, wanted, without, above)
+            return
+        from pyarrow.fs import FileSelector, FileType
+
+        found = self._fs.fs.get_file_info(FileSelector(f"{self._root}/{folder}", recursive=True))
+        left_out = tuple(f"{i.path.rpartition('/')[0]}/" for i in found if i.base_name == without)
+        paths = [i.path for i in found if i.type is FileType.File and wanted(i.base_name)]
+        paths.sort(key=lambda path: path.split("/"))
+        begin = len(self._root) + 1
+        yield from (path[begin:] for path in paths if not path.startswith(left_out))
+
     def _entries(self, path: str) -> list[dict[str, Any]]:
         if not is_arrow(self._fs):
             return list(self._fs.ls(path, detail=True))

@@ -74,7 +74,12 @@ def list_folder(path: str, suffixes: tuple[str, ...]) -> tuple[str, ...]:
     """The files directly in a folder whose names end so, sorted."""
     if not is_url(path):
         return tuple(sorted(str(p) for p in Path(path).iterdir() if p.name.lower().endswith(suffixes) and p.is_file()))
-    return tuple(p for p in _matches(path.rstrip("/") + "/*") if p.lower().endswith(suffixes))
+    with translated(path):
+        try:
+            _, files = open_tree(path).scan("", lambda name: name[0] != "." and name.lower().endswith(suffixes))
+        except FileNotFoundError:  # which many stores do not tell from an empty one
+            return ()
+        return tuple(f"{path.rstrip('/')}/{name}" for name in sorted(files))
 
 
 def stored_kind(url: str) -> str:
