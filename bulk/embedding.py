@@ -74,9 +74,9 @@ def _prepare(config: EmbedConfig, manifest: Manifest, place: Place, ray: Any) ->
     )  # fmt: skip
     listing = _list(config)
     record = RunRecord(
-        created_at=datetime.now(UTC).replace(microsecond=0), sources=tuple(map(_as_text, config.sources)), vectors=vectors, engine=engine,
-        image_column=config.image_column, carried=dict(listing.columns), max_pixels=config.max_pixels,
-        max_file_bytes=config.max_file_bytes, versions=_versions(engine.runtime),
+        created_at=datetime.now(UTC).replace(microsecond=0), sources=tuple(map(_as_text, config.sources)),
+        vectors=vectors, engine=engine, image_column=config.image_column, carried=dict(listing.columns),
+        max_pixels=config.max_pixels, max_file_bytes=config.max_file_bytes, versions=_versions(engine.runtime),
     )  # fmt: skip
     if before is not None:
         check_same(place, before, record)
