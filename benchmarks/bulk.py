@@ -28,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -93,7 +94,7 @@ def bare_loop(bundle: Bundle, runtime: Runtime, images: Sequence[bytes]) -> NDAr
                 return
             some = images[start : start + runtime.max_batch]
             pixels = [preprocess(each, manifest.preprocess, channels=manifest.model.channels) for each in some]
-            inputs = {"images": np.stack(pixels), "ids_keep": np.tile(ids, (len(some), 1))}
+            inputs: dict[str, NDArray[Any]] = {"images": np.stack(pixels), "ids_keep": np.tile(ids, (len(some), 1))}
             found[start : start + len(some)] = runtime.run("encoder", inputs, [manifest.pooling])[manifest.pooling]
 
     threads = [threading.Thread(target=lane) for _ in range(runtime.lanes)]

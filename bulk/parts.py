@@ -84,7 +84,7 @@ def part_info(file: BinaryIO) -> PartInfo:
     """By the footer alone."""
     metadata = pq.ParquetFile(file).metadata
     column = metadata.schema.names.index("error")
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    groups = [group for i in range(metadata.num_row_groups) if (group := metadata.row_group(i)).num_rows]
     num_null = sum(group.column(column).statistics.null_count for group in groups)
     return PartInfo(metadata.num_rows, metadata.num_rows - num_null)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import io
 import os
 import re
-import threading
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
+from functools import cached_property
+from itertools import accumulate, islice
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -38,15 +39,11 @@ _SCHEMA = pa.schema({
 class Plans:
     """All plans of a place, in order; pieces have the numbers of their parts. Used from any thread.
 
-    Travels to other processes as its place and the names of the files.
+    Travels to other processes as its place and the names of the files, which are open only while they are read.
     """
 
     def __init__(self, place: Place, names: Sequence[str]) -> None:
         self._place, self._names = place, tuple(names)
-        self._lock = threading.Lock()
-        self._files: list[pq.ParquetFile] = []
-        self._starts: list[int] = []
-        self._length = 0
 
     @classmethod
     def of(cls, place: Place) -> Plans:
@@ -61,16 +58,14 @@ class Plans:
         return Plans, (self._place, self._names)
 
     def __len__(self) -> int:
-        self._open()
-        return self._length
+        return sum(footer.num_rows for footer in self._footers)
 
     def __getitem__(self, number: int) -> Piece:
-        self._open()
-        at = bisect_right(self._starts, number) - 1
-        group, row = divmod(number - self._starts[at], _PIECES_PER_GROUP)
-        with self._lock:
-            table = self._files[at].read_row_group(group)
-        (found,) = table.slice(row, 1).to_pylist()
+        starts = [0, *accumulate(footer.num_rows for footer in self._footers)]
+        at = bisect_right(starts, number) - 1
+        group, row = divmod(number - starts[at], _PIECES_PER_GROUP)
+        with self._opened(at) as file:
+            (found,) = file.read_row_group(group).slice(row, 1).to_pylist()
         return Piece(**found | {
             "location": os.fsdecode(found["location"]), "names": tuple(map(os.fsdecode, found["names"])),
             "skip": tuple(found["skip"]),
@@ -78,15 +73,14 @@ class Plans:
 
     def counts(self) -> list[int | None]:
         """The number of images of every piece, as far as it was known."""
-        self._open()
-        return [count for file in self._files for count in file.read(columns=["count"])["count"].to_pylist()]
+        return [count for table in self.tables("count") for count in table["count"].to_pylist()]
 
-    def tables(self) -> Iterator[pa.Table]:
-        """Kind, location, names, prefix and count, group by group."""
-        self._open()
-        for file in self._files:
-            for group in range(file.metadata.num_row_groups):
-                yield file.read_row_group(group, columns=["kind", "location", "names", "prefix", "count"])
+    def tables(self, *columns: str) -> Iterator[pa.Table]:
+        """These columns, group by group."""
+        for at, footer in enumerate(self._footers):
+            with self._opened(at) as file:
+                for group in range(footer.num_row_groups):
+                    yield file.read_row_group(group, columns=list(columns))
 
     def extended(self, pieces: Iterable[Piece]) -> Plans:
         """With one more plan, which is written to the place."""
@@ -98,13 +92,18 @@ class Plans:
         self._place.write(f"{STATE}/{name}", buffer.getvalue())
         return Plans(self._place, (*self._names, name))
 
-    def _open(self) -> None:
-        with self._lock:
-            while len(self._files) < len(self._names):
-                file = pq.ParquetFile(self._place.open(f"{STATE}/{self._names[len(self._files)]}"))
-                self._starts.append(self._length)
-                self._length += file.metadata.num_rows
-                self._files.append(file)
+    @cached_property
+    def _footers(self) -> list[pq.FileMetaData]:
+        footers = []
+        for name in self._names:
+            with self._place.open(f"{STATE}/{name}") as file:
+                footers.append(pq.read_metadata(file))
+        return footers
+
+    @contextmanager
+    def _opened(self, at: int) -> Iterator[pq.ParquetFile]:
+        with self._place.open(f"{STATE}/{self._names[at]}") as file:
+            yield pq.ParquetFile(file, metadata=self._footers[at])
 
 
 def unplanned(plans: Plans, pieces: Sequence[Piece], rows_per_piece: int) -> Sequence[Piece]:
@@ -137,7 +136,7 @@ class _Known:
     def of(cls, plans: Plans) -> _Known:
         names: dict[_Folder, list[pa.Array]] = defaultdict(list)
         whole: dict[str, int] = defaultdict(int)
-        for table in plans.tables():
+        for table in plans.tables("kind", "location", "names", "prefix", "count"):
             columns = (table[name].to_pylist() for name in ("kind", "location", "prefix", "count"))
             for i, (kind, location, prefix, count) in enumerate(zip(*columns, strict=True)):
                 if kind == "files":
