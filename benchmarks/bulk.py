@@ -5,9 +5,9 @@
 
 The loop holds the encoded images in memory and has one thread for each lane of the engine; each decodes as many as the
 engine likes in a call, and runs them. Bulk is the command itself, in a process of its own: it starts Ray, lists, reads,
-decodes, runs, hashes and writes, and ends. Both in turns, the ratio is the median of the paired ones, once with all that
-and once without what the command takes for a single image. Then the command is killed with all its processes a few
-times, and goes on: every row has to be there once, and every vector that of an uninterrupted run.
+decodes, runs, hashes and writes, and ends. Both in turns, the ratio is the median of the paired ones, once with all
+that and once without what the command takes for a single image. Then the command is killed with all its processes a
+few times, and goes on: every row has to be there once, and every vector that of an uninterrupted run.
 """
 
 from __future__ import annotations

@@ -68,12 +68,12 @@ def test_parts_are_made_beside_each_other_and_suspicious_ones_alone(fake_bundle:
             super().__init__(begun)
             self.barrier, self.inside, self.most = barrier, 0, 0
 
-        def begin(self, part: int) -> None:
+        def begin(self, part: int) -> None:  # noqa: ARG002
             self.inside += 1
             self.most = max(self.most, self.inside)
             self.barrier.wait(20)
 
-        def end(self, part: int) -> None:
+        def end(self, part: int) -> None:  # noqa: ARG002
             self.inside -= 1
 
     write_photos(tmp_path / "photos", 8)
