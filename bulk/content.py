@@ -14,6 +14,7 @@ from sources.stores import open_stored, reason, stored_size
 from sources.urls import is_url
 
 WAITS_S = (0.5, 2.0)  # between attempts; pyarrow's file systems make three each time themselves
+_PATIENCE_S = 20  # after which none is begun
 _THREADS = 16  # files of a store that are under way at once; each takes two trips there
 _AHEAD = 32
 Data = bytes | InvalidInput
@@ -22,12 +23,13 @@ Data = bytes | InvalidInput
 def read_file(path: str, max_bytes: int) -> Data:
     """A path or URL. What cannot be read is asked for a few times, where that may help. A big file stays unread."""
     read = _read_stored if is_url(path) else _read_local
+    end = time.monotonic() + _PATIENCE_S
     for wait_s in (*WAITS_S, None):
         try:
             data = read(path, max_bytes)
         except Exception as e:  # noqa: BLE001 - every store raises errors of its own
             why = reason(e)
-            if wait_s is None or not why.passing or not is_url(path):
+            if wait_s is None or not why.passing or not is_url(path) or time.monotonic() > end:
                 return InvalidInput(f"the file {why.text}")
             time.sleep(wait_s)
         else:

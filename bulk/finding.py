@@ -50,6 +50,10 @@ class Found:
     def path(self, name: str) -> str:
         return f"{self.root.rstrip('/')}/{name}"
 
+    def shown(self, name: str) -> str:
+        """The name without what signs a link."""
+        return name.split("?", 1)[0] if is_web(self.root) else name
+
 
 def find(sources: Sequence[str], progress: Progress | None) -> list[Found]:
     """In the order of the sources; those that are single files stand together where the first of them does.
@@ -193,7 +197,8 @@ class Once:
         """For each block, which of its names came before, in it or in another."""
         halves = np.frombuffer(self._digests, np.uint64).reshape(-1, 2)
         order = np.lexsort((halves[:, 1], halves[:, 0]))  # stable: the first of equal ones stays first
-        same = (halves[order][1:] == halves[order][:-1]).all(axis=1)
+        ordered = halves[order]
+        same = (ordered[1:] == ordered[:-1]).all(axis=1)
         repeated = np.zeros(len(halves), np.bool_)
         repeated[order[1:]] = same
         return np.split(repeated, self._ends[:-1])

@@ -20,7 +20,7 @@ from bulk.shards import shard_columns
 from bulk.tables import Table, read_tables, row_ranges
 from bundle.errors import SourceError
 from sources.names import Names
-from sources.urls import file_name, is_url
+from sources.urls import is_url
 
 Nothing = NDArray[np.bool_]
 
@@ -78,13 +78,13 @@ def _pieces(item: Found, tables: list[Table], again: Nothing, prefix: str, rows_
         return _FilePieces(item.root, item.names, prefix, rows_per_piece)
     if item.kind == "tar":
         return [
-            Piece("tar", path := item.path(name), num_bytes=_local_size(path), prefix=f"{prefix}{_plain(name)}")
+            Piece("tar", path := item.path(name), num_bytes=_local_size(path), prefix=prefix + item.shown(name))
             for name in item.names
         ]
     pieces, before = list[Piece](), 0
     for table, name in zip(tables, item.names, strict=True):
         own = again[before : before + table.num_rows]
-        pieces += _row_pieces(table, f"{prefix}{_plain(name)}", own, rows_per_piece)
+        pieces += _row_pieces(table, prefix + item.shown(name), own, rows_per_piece)
         before += table.num_rows if table.image.holds == "files" else 0
     return pieces
 
@@ -95,11 +95,6 @@ def _row_pieces(table: Table, prefix: str, again: Nothing, rows_per_piece: int) 
         num_bytes = table.num_bytes * rows // table.num_rows
         if rows > len(skip):
             yield Piece("rows", table.file, (), first, rows - len(skip), num_bytes, prefix, skip)
-
-
-def _plain(name: str) -> str:
-    """Without what signs a link."""
-    return name[: len(name) - len(name.rsplit("/", 1)[-1])] + file_name(name)
 
 
 def _local_size(path: str) -> int:

@@ -36,15 +36,7 @@ def shard_columns(shards: Sequence[str], asked: tuple[str, ...] | None) -> Colum
 
     Raises SourceError for a shard that is not there or cannot be reached, and for what is asked for and not found.
     """
-    samples = list[_Sample]()
-    for shard in shards:
-        try:
-            samples += islice(_samples(shard, 0, with_texts=True), _SAMPLES_LOOKED_AT)
-        except SourceError as e:
-            if not isinstance(e.__cause__, DAMAGE):
-                raise
-        if samples:
-            break
+    samples = list(islice(_readable(shards), _SAMPLES_LOOKED_AT))
     columns = Columns()
     for name in ("label",) if asked is None else asked:
         kinds = [type_of(_values(sample, {name: None})[name]) for sample in samples]
@@ -73,6 +65,16 @@ def read_shard(piece: Piece, options: ReadOptions, columns: Mapping[str, ColumnT
                 continue
             yield Row(piece.prefix, InvalidInput(f"what comes behind {num_done:,} samples of it cannot be read: {e}"))
         return
+
+
+def _readable(shards: Sequence[str]) -> Iterator[_Sample]:
+    """The samples of all shards but for their images, as far as they are not damaged."""
+    for shard in shards:
+        try:
+            yield from _samples(shard, 0, with_texts=True)
+        except SourceError as e:
+            if not isinstance(e.__cause__, DAMAGE) and e.__cause__ is not None:
+                raise
 
 
 def _may_pass(error: SourceError) -> bool:

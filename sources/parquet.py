@@ -81,11 +81,11 @@ class ParquetSource(Source):
 
 def open_parquet(file: str) -> pq.ParquetFile:
     """To be read page by page, by Arrow itself where the store is its own. Raises what Arrow and the store raise."""
-    if not is_url(file):
-        return pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
-    fs, path = file_system(file)
-    opened = fs.fs.open_input_file(path) if is_arrow(fs) else fs.open(path, "rb")
-    return pq.ParquetFile(opened, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+    opened: Any = file
+    if is_url(file):
+        fs, path = file_system(file)
+        opened = fs.fs.open_input_file(path) if is_arrow(fs) else fs.open(path, "rb")
+    return pq.ParquetFile(opened, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
 
 
 def read_footer(file: str) -> tuple[pq.FileMetaData, pa.Schema]:

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple, cast
 
 _CONNECT_TIMEOUT_S = 5
-_ANSWER_TIMEOUT_S = 30  # without a byte
+_ANSWER_TIMEOUT_S = 15  # without a byte
 _ATTEMPTS = 3
 _GOOGLE_RETRIES_S = 5  # of one request; twice as long in practice
 _BUFFER_BYTES = 2**20  # a request of its own for every few bytes would take as long as the way there and back
@@ -70,7 +70,7 @@ def is_arrow(fs: Any) -> bool:
 
 def reason(error: Exception) -> Reason:
     """What an error of a disk or a store means. Every store raises errors of its own."""
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and not hasattr(error.__cause__, "status"):
         return Reason("does not exist", passing=False)
     if isinstance(error, PermissionError):
         return Reason("may not be read: permission denied", passing=False)
@@ -78,9 +78,10 @@ def reason(error: Exception) -> Reason:
         return _aws_reason(*match.groups())
     if (match := _GOOGLE_ERROR.search(str(error))) is not None:
         return _google_reason(*match.groups())
-    status = getattr(error, "status", None)  # of a web server
+    # fsspec makes a missing file of everything that a web server may answer, and keeps the answer as its cause.
+    status = getattr(error, "status", getattr(error.__cause__, "status", None))
     if isinstance(status, int):
-        return Reason(f"cannot be reached: HTTP status {status}", passing=status >= 500 or status in (408, 429))
+        return _web_reason(status)
     return Reason(f"cannot be read: {str(error).strip() or type(error).__name__}", passing=True)
 
 
@@ -94,6 +95,14 @@ def _aws_reason(code: str, message: str) -> Reason:
             passing=False,
         )
     return Reason(f"cannot be reached: {message.rsplit('Details: ', 1)[-1].strip()}", passing=True)
+
+
+def _web_reason(status: int) -> Reason:
+    if status in (404, 410):
+        return Reason("does not exist", passing=False)
+    if status in (401, 403):
+        return Reason(f"may not be read: HTTP status {status}", passing=False)
+    return Reason(f"cannot be reached: HTTP status {status}", passing=status >= 500 or status in (408, 429))
 
 
 def _google_reason(code: str, message: str) -> Reason:
