@@ -206,7 +206,7 @@ def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:
     """Nothing is required and nothing converted here: argparse would word the errors."""
     options: dict[str, Any] = {"default": argparse.SUPPRESS}
     if flag.is_positional:
-        parser.add_argument(flag.name, metavar=flag.spelling, nargs=1, **options).required = False
+        parser.add_argument(flag.name, metavar=flag.spelling, nargs=flag.num_texts, **options).required = False
     elif flag in (_HELP, _VERSION):
         short = ["-h"] if flag is _HELP else []
         parser.add_argument(*short, flag.spelling, dest=flag.name, action="store_true", **options)

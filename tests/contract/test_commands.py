@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cli.md").read_text()
 COMMANDS = re.findall(r"^\| `([a-z.]+)` \|", PAGE.split("| command | purpose |")[1].split("\n\n")[0], re.MULTILINE)
 Answer = tuple[int, str, str]
-PACKAGES = ("mae", "bundle", "runtime", "training", "export", "service")
+PACKAGES = ("mae", "bundle", "runtime", "training", "export", "bulk", "service")
 
 
 def interface_of(command: str) -> Interface:
@@ -165,5 +165,5 @@ def test_the_page_s_statuses_are_those_that_help_tells() -> None:
     table = PAGE.split("| status | meaning |")[1].split("\n\n")[0]
     told = set(STATUSES).union(*(interface_of(command).statuses for command in COMMANDS))
     assert {int(status) for status in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == told
-    ends_by_sigterm = re.findall(r"`(training\.[a-z]+)`", next(r for r in table.splitlines() if r.startswith("| 143")))
+    ends_by_sigterm = re.findall(r"`([a-z]+\.[a-z]+)`", next(r for r in table.splitlines() if r.startswith("| 143")))
     assert ends_by_sigterm == [command for command in COMMANDS if 143 in interface_of(command).statuses]

@@ -14,7 +14,7 @@ from tests.docs.markdown import ROOT
 _SAMPLES = ROOT / "service" / "static" / "samples"
 _CLONED = (
     "Makefile", "README.md", "benchmarks", "bundle", "bulk", "constraints.txt", "deploy", "docker-compose.yml", "docs",
-    "export", "mae", "models", "pyproject.toml", "runtime", "service", "training",
+    "export", "mae", "models", "pyproject.toml", "runtime", "service", "sources", "training",
 )  # fmt: skip
 _SINGLE = {"photo.jpg": "cat", "cat.jpg": "cat", "other.jpg": "cat-closer", "a.jpg": "cat", "b.jpg": "cat-closer"}
 _NUM_UNLABELED, _NUM_PER_CLASS, _SIDE = 24, 12, 128

@@ -1,0 +1,105 @@
+"""A part of the output: a Parquet file that any reader of Parquet takes as it is.
+
+Columns: `path` string; `sha256` string, of the image's bytes in hex, null where they could not be read; `embedding`
+fixed_size_list<float32 or float16>[D], null where there is an error; `error` string, null where there is none; then
+what is carried from the source. The schema's metadata holds the VectorSpec under VECTORS_KEY.
+
+Letters: N rows of a part, D width of a vector.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from bulk.pieces import ColumnType, Scalar
+from bundle.vectors import VECTORS_KEY, VectorSpec
+
+PART_NAME = re.compile(r"^part-(\d{6,})\.parquet$")
+_TYPES = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64(), "bool": pa.bool_()}
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """A row of a part. vector: float32 [D], already scaled as the spec says; None where there is an error."""
+
+    path: str
+    sha256: str | None
+    vector: NDArray[np.float32] | None
+    error: str | None
+    columns: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+class PartInfo(NamedTuple):
+    """What a part's footer tells."""
+
+    num_rows: int
+    num_errors: int
+
+
+def part_name(number: int) -> str:
+    return f"part-{number:06d}.parquet"
+
+
+def part_schema(spec: VectorSpec, columns: Mapping[str, ColumnType]) -> pa.Schema:
+    """columns: those carried from the source."""
+    fields: list[tuple[str, Any]] = [
+        ("path", pa.string()),
+        ("sha256", pa.string()),
+        ("embedding", pa.list_(pa.float16() if spec.dtype == "float16" else pa.float32(), spec.dim)),
+        ("error", pa.string()),
+        *((name, _TYPES[kind]) for name, kind in columns.items()),
+    ]
+    return pa.schema(fields, metadata={VECTORS_KEY: spec.model_dump_json().encode()})
+
+
+def encode_part(rows: Sequence[Embedded], schema: pa.Schema) -> bytes:
+    """The file's content; the same rows give the same bytes."""
+    carried = schema.names[4:]
+    arrays = [
+        pa.array([row.path for row in rows], pa.string()),
+        pa.array([row.sha256 for row in rows], pa.string()),
+        _vectors(rows, schema.field("embedding").type),
+        pa.array([row.error for row in rows], pa.string()),
+        *(pa.array([row.columns.get(name) for row in rows], schema.field(name).type) for name in carried),
+    ]
+    buffer = io.BytesIO()
+    # Neither a dictionary nor statistics tell anything of hashes and of numbers that are all different.
+    pq.write_table(
+        pa.Table.from_arrays(arrays, schema=schema), buffer, compression="zstd", use_dictionary=["error", *carried],
+        write_statistics=["path", "error", *carried],
+    )  # fmt: skip
+    return buffer.getvalue()
+
+
+def part_info(file: BinaryIO) -> PartInfo:
+    """By the footer alone."""
+    metadata = pq.ParquetFile(file).metadata
+    column = metadata.schema.names.index("error")
+    groups = [group for i in range(metadata.num_row_groups) if (group := metadata.row_group(i)).num_rows]
+    num_null = sum(group.column(column).statistics.null_count for group in groups)
+    return PartInfo(metadata.num_rows, metadata.num_rows - num_null)
+
+
+def part_errors(file: BinaryIO) -> list[tuple[str, str]]:
+    """(path, error) of its rows that have one, in order."""
+    table = pq.ParquetFile(file).read(columns=["path", "error"])
+    found = table.filter(table["error"].is_valid())
+    return list(zip(found["path"].to_pylist(), found["error"].to_pylist(), strict=True))
+
+
+def _vectors(rows: Sequence[Embedded], kind: pa.FixedSizeListType) -> pa.Array:
+    values = np.zeros((len(rows), kind.list_size), kind.value_type.to_pandas_dtype())  # [N, D]
+    for row, target in zip(rows, values, strict=True):
+        if row.vector is not None:
+            target[:] = row.vector
+    missing = pa.array([row.vector is None for row in rows], pa.bool_())
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=kind, mask=missing)
