@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from bulk.errors import BulkError
 from bulk.parts import PART_NAME, part_info
 from bulk.pieces import ColumnType
-from bulk.place import Place
+from bulk.place import STATE, Place
 from bundle.vectors import VECTORS_KEY, VectorSpec
 
 T = TypeVar("T")
@@ -106,6 +106,16 @@ def carried_columns(part: Part, wanted: Sequence[str] | None) -> dict[str, Colum
         others = ",".join(other for other in names if other != name) or "none"
         raise BulkError(f"the parts have a column {name!r} {why}; leave it out: --columns {others}")
     return {name: _TYPES[part.columns[name]] for name in names}
+
+
+def num_planned(place: Place) -> int:
+    """How many parts the run that writes here is to make, as far as it said so."""
+    total = 0
+    for name in place.names(STATE):
+        if name.startswith("plan-"):
+            with place.open(f"{STATE}/{name}") as file:
+                total += pq.read_metadata(file).num_rows
+    return total
 
 
 def read_rows(place: Place, parts: Sequence[Part], schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -67,13 +67,15 @@ class IndexTable:
     @classmethod
     def open(cls, location: str) -> IndexTable | None:
         """None where there is none. BulkError for one that cannot be read, or is no index of ours."""
-        if not is_url(location) and not (Path(location) / f"{INDEX_TABLE}.lance").is_dir():
-            return None
+        if not is_url(location) and not Path(location).is_dir():
+            return None  # LanceDB would make it
         with _translated(location):
-            db = _connect(location)
-            if INDEX_TABLE not in db.list_tables().tables:
-                return None
-            table = db.open_table(INDEX_TABLE)
+            try:
+                table = _connect(location).open_table(INDEX_TABLE)
+            except ValueError as e:
+                if "was not found" in str(e):  # or was begun and never had a version
+                    return None
+                raise
             return cls(location, table, _contents(location, table.schema))
 
     @classmethod
@@ -123,8 +125,10 @@ class IndexTable:
             return max((rows for rows, _ in self._approximate()), default=0)
 
     def train(self) -> None:
-        """An approximate index that learns of the rows there are. It replaces another one once it is there."""
-        from lancedb.index import IvfSq
+        """An approximate index that learns of the rows there are, which replaces another one once it is there; and for
+        each column to filter by an index that is kept up afterwards.
+        """
+        from lancedb.index import Bitmap, BTree, IvfSq
 
         with _translated(self._location):
             num_rows = int(self._table.count_rows())
@@ -134,6 +138,10 @@ class IndexTable:
             for rows, name in self._approximate():
                 if rows != num_rows:
                     self._table.drop_index(name)
+            indexed = {column for each in self._table.list_indices() for column in each.columns}
+            for column, values in self.contents.columns.items():
+                if column not in indexed:
+                    self._table.create_index(column, config=Bitmap() if values == "bool" else BTree())
 
     def vectors(self) -> Iterator[NDArray[np.float32]]:
         """All of them, float32 [N, D] at a time."""
@@ -227,7 +235,8 @@ def _translated(location: str) -> Iterator[None]:
     except BulkError:
         raise
     except Exception as e:
-        raise BulkError(f"the index {location} cannot be read or written: {_first_line(e)}") from e
+        advice = "make room there" if "No space left" in str(e) else "if it is damaged, delete it, and index again"
+        raise BulkError(f"the index {location} cannot be read or written: {_first_line(e)}; {advice}") from e
 
 
 def _first_line(error: Exception) -> str:

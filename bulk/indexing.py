@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 
 from bulk.errors import BulkError
 from bulk.index import IndexConfig
-from bulk.index_parts import Part, carried_columns, common_spec, differences, list_parts, read_rows
+from bulk.index_parts import Part, carried_columns, common_spec, differences, list_parts, num_planned, read_rows
 from bulk.index_recall import K, best_cosines, recall
 from bulk.index_table import APPROXIMATE_FROM, Contents, IndexTable
 from bulk.place import STATE, Place, open_place
-from bulk.plan import Plans
 from bulk.progress import Bar, track
 from bundle.cli.words import counted
 from bundle.vectors import VectorSpec
@@ -104,9 +103,9 @@ def _parts(place: Place) -> tuple[list[Part], VectorSpec]:
     """All that are there, and of which kind their vectors are."""
     with track("looking at", None, unit="parts") as bar:
         parts = list_parts(place, seen=bar.show)
-        if len(parts) < (num_planned := len(Plans.of(place))):
+        if len(parts) < (planned := num_planned(place)):
             bar.say(
-                f"{place} is not finished: {len(parts):,} of {num_planned:,} parts are there. The same bulk.embed "
+                f"{place} is not finished: {len(parts):,} of {planned:,} parts are there. The same bulk.embed "
                 "command makes the others; then call this one again"
             )
     if not any(part.num_vectors for part in parts):
@@ -216,34 +215,31 @@ def _tuned(table: IndexTable, num_rows: int) -> float | None:
 def _locked(location: str) -> Iterator[None]:
     """While it lasts no other run changes the index; at a URL nobody prevents it, see `_updated`.
 
-    BulkError where the place cannot be written to, or is somebody else's.
+    BulkError where the place cannot be reached or written to, or is somebody else's.
     """
+    names = open_place(location).names()
+    if strangers := [name for name in names if not name.startswith(".") and not name.endswith(".lance")]:
+        raise BulkError(f"{location} holds {min(strangers)}, which is no index's; choose another --out")
     if is_url(location):
         yield
         return
-    folder = Path(location)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        strangers = [
-            path.name for path in folder.iterdir() if not path.name.startswith(".") and path.suffix != ".lance"
-        ]
-        descriptor = os.open(folder, os.O_RDONLY)
+        Path(location).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(location, os.O_RDONLY)
     except OSError as e:
-        raise BulkError(f"cannot write {folder}: {e.strerror}; choose another --out") from e
+        raise BulkError(f"cannot write {location}: {e.strerror}; choose another --out") from e
     try:
-        if strangers:
-            raise BulkError(f"{folder} holds {min(strangers)}, which is no index's; choose another --out")
-        _lock(descriptor, folder)
+        _lock(descriptor, location)
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, folder: Path) -> None:
+def _lock(descriptor: int, location: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
-        raise BulkError(f"another run is writing to {folder}; wait for its end, or choose another --out") from e
+        raise BulkError(f"another run is writing to {location}; wait for its end, or choose another --out") from e
     except OSError:  # a network's file system that knows no such locks
         return
 

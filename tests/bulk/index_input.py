@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bulk.index_recall import unit
 from bulk.parts import Embedded, encode_part, part_name, part_schema
 from bulk.pieces import ColumnType, Scalar
 from bundle.vectors import VectorSpec
@@ -34,7 +35,7 @@ def clustered(num_rows: int, dim: int = D, *, seed: int = 0, clusters: int = 20)
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(clusters, dim)) + np.ones(dim)
     vectors = centres[rng.integers(0, clusters, num_rows)] + 0.3 * rng.normal(size=(num_rows, dim))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit(vectors.astype(np.float32))
 
 
 def row(name: str, vector: NDArray[np.float32] | None, *, columns: Mapping[str, Scalar] | None = None) -> Embedded:
