@@ -6,8 +6,9 @@
 An index is made as bulk.index makes it and asked as the service asks, one query after the other, for 10 rows, and for
 10 of the tenth of the rows that a filter lets through. Beside it in the same rounds, in turns: LanceDB without the
 approximate index, and numpy, which has all vectors, and apart from them those of the filter, in memory and is the
-limit. Other kinds of index by --kinds. Recall is against numpy. Vectors are of --data, which bulk.embed wrote, or made: clusters in a space whose directions
-differ much in weight, leaning all to one side, as those of an encoder do. Queries are vectors that are not in it.
+limit. Other kinds of index by --kinds. Recall is against numpy. Vectors are of --data, which bulk.embed wrote, or made:
+clusters in a space whose directions differ much in weight, leaning all to one side, as those of an encoder do. Queries
+are vectors that are not in it.
 """
 
 from __future__ import annotations

@@ -199,7 +199,8 @@ def _tuned(table: IndexTable, num_rows: int) -> float | None:
     """Make searches fast, and tell the recall if they are approximate then."""
     table.tidy()
     if num_rows >= max(APPROXIMATE_FROM, _GROWTH * table.num_trained):
-        with track("sorting into partitions", num_rows, unit="rows"):
+        with track("sorting into partitions", None, unit="rows") as bar:
+            bar.show(num_rows)
             table.train()
     if not table.num_trained:
         return None
