@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cli.md").read_text()
 COMMANDS = re.findall(r"^\| `([a-z.]+)` \|", PAGE.split("| command | purpose |")[1].split("\n\n")[0], re.MULTILINE)
 Answer = tuple[int, str, str]
-PACKAGES = ("mae", "bundle", "runtime", "training", "export", "bulk", "service")
+PACKAGES = ("mae", "bundle", "runtime", "sources", "training", "export", "bulk", "service")
 
 
 def interface_of(command: str) -> Interface:
