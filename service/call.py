@@ -27,7 +27,7 @@ from service.gate import Gate
 from service.headers import header
 from service.images import read_images
 from service.metrics import Metrics
-from service.options import M, validate
+from service.options import Q, validate
 from service.outcome import Answer
 from service.record import Record
 from service.settings import Settings
@@ -128,9 +128,9 @@ class Call:
             raise Unavailable("the service is starting")
         return self._engine
 
-    def query(self, model: type[M]) -> M:
+    def query(self, model: type[Q]) -> Q:
         """The query parameters. BadParameter for the first that is unknown, given twice or out of range."""
-        query: M = _parse_query(model, self._request.scope["query_string"])
+        query: Q = _parse_query(model, self._request.scope["query_string"])
         return query
 
     async def body(self, *readable: str) -> bytes:
@@ -170,11 +170,13 @@ class Call:
 
 
 @lru_cache(maxsize=256)  # clients send the same few over and over
-def _parse_query(model: type[M], query_string: bytes) -> M:
+def _parse_query(model: type[Q], query_string: bytes) -> Q:
     pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
-    params = dict(pairs)
-    if len(params) < len(pairs):
+    params: dict[str, Any] = dict(pairs)
+    if len(params) < len(pairs) or not params.keys().isdisjoint(model.REPEATABLE):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise BadParameter(f"{twice}: given more than once", param=twice)
+        twice = next((name for name in names if names.count(name) > 1 and name not in model.REPEATABLE), None)
+        if twice is not None:
+            raise BadParameter(f"{twice}: given more than once", param=twice)
+        params |= {name: tuple(value for each, value in pairs if each == name) for name in model.REPEATABLE}
     return validate(model, params)
