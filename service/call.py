@@ -18,19 +18,23 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bundle.errors import Unavailable
+from service import encode
 from service.body import expect_type, read_body
 from service.cache import CachePolicy
 from service.engine import Engine
-from service.errors import BadParameter
+from service.errors import BadParameter, NotOffered
 from service.fetch import fetch_images
 from service.gate import Gate
-from service.headers import header
+from service.headers import header, knows_etag
 from service.images import read_images
+from service.index import Neighbour
 from service.metrics import Metrics
 from service.options import Q, validate
 from service.outcome import Answer
 from service.record import Record
+from service.search import Asked, Search
 from service.settings import Settings
+from service.thumbnails import Thumbnails
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -45,6 +49,7 @@ class DirectRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Handler, **options: Any) -> None:
         super().__init__(path, endpoint, **options)
+        self.path = self.path_format  # as it is told everywhere: parameters without their convertors
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             response = await endpoint(Request(scope, receive, send))
@@ -106,6 +111,22 @@ class Call:
         return gate
 
     @property
+    def search(self) -> Search:
+        """NotOffered where the service has no index."""
+        search: Search | None = self._state.search
+        if search is None:
+            raise NotOffered("the service has no index to search; MAEVE_SEARCH_INDEX names one")
+        return search
+
+    @property
+    def thumbnails(self) -> Thumbnails:
+        """NotOffered where the service has no folder of them."""
+        thumbnails: Thumbnails | None = self._state.thumbnails
+        if thumbnails is None:
+            raise NotOffered("the service has no folder of thumbnails; MAEVE_THUMBNAILS names one")
+        return thumbnails
+
+    @property
     def cache_policy(self) -> CachePolicy:
         """What the request's Cache-Control allows the caches to do."""
         return CachePolicy.of(header(self._request.scope, b"cache-control"))
@@ -158,6 +179,18 @@ class Call:
             self._record.stages["read"] = time.perf_counter() - start
         self._record.num_images = len(images)
         return images
+
+    async def neighbours(self, asked: Asked, answer: Answer) -> list[list[Neighbour]]:
+        """Of every image whose vectors `answer` has. Raises as `Search.nearest`."""
+        start = time.perf_counter()
+        try:
+            return await self.search.nearest(asked, encode.unit_vectors(answer, asked.embed, self.engine.manifest))
+        finally:
+            self._record.stages["search"] = time.perf_counter() - start
+
+    def knows(self, etag: str) -> bool:
+        """As `service.headers.knows_etag`."""
+        return knows_etag(self._request.scope, etag)
 
     async def render(self, answer: Answer, work: Callable[[], Response], *, heavy: bool = False) -> Response:
         """Make the response here, or on another thread where it is a large one or `heavy` work."""

@@ -67,6 +67,10 @@ class Index:
         self._distance = "cosine"  # of an approximate index its own, see `prepare`
         self._approximate = False
 
+    def __str__(self) -> str:
+        made = f"made in {self.vectors.precision} of {_bundle(self.vectors.bundle, self.vectors.digest)}"
+        return f"{self.num_rows} rows of {self.location}, {made}"
+
     async def prepare(self) -> None:
         """Find out how it is searched, and that a row can be read. Unavailable."""
         await _told_as_unavailable(self.location, self._table.query().limit(1).to_arrow())
@@ -120,11 +124,7 @@ async def open_index(location: str) -> Index:
 
     SettingsError where LanceDB is not installed, Unavailable where there is no index that can be read.
     """
-    connect = await asyncio.to_thread(_connect)  # importing takes seconds
-    is_url = _URL.match(location) is not None
-    if not is_url and not Path(location).is_dir():  # else it would be made
-        raise Unavailable(f"there is no index at {location}: no such folder; python -m bulk.index makes one")
-    uri = location if is_url else str(Path(location).resolve())
+    connect, uri = await asyncio.to_thread(lambda: (_connector(), _uri(location)))  # importing takes seconds
     table = await _told_as_unavailable(location, _open_table(connect, uri))
     schema = await _told_as_unavailable(location, table.schema())
     num_rows = await _told_as_unavailable(location, table.count_rows())
@@ -133,7 +133,26 @@ async def open_index(location: str) -> Index:
     return index
 
 
-def _connect() -> Callable[[str], Coroutine[Any, Any, Any]]:
+async def prove_index(location: str, manifest: Manifest) -> Index:
+    """Open it and look something up. Raises as `open_index`, and Unavailable if it does not fit the bundle."""
+    index = await open_index(location)
+    why = index.why_unfit(manifest)
+    if why is not None:
+        raise Unavailable(why)
+    await index.nearest(np.full(index.vectors.dim, index.vectors.dim**-0.5, np.float32), 1, None)
+    return index
+
+
+def _uri(location: str) -> str:
+    """What LanceDB takes: a relative path that begins with "db" would be somebody's cloud."""
+    if _URL.match(location):
+        return location
+    if not Path(location).is_dir():  # else it would be made
+        raise Unavailable(f"there is no index at {location}: no such folder; python -m bulk.index makes one")
+    return str(Path(location).resolve())
+
+
+def _connector() -> Callable[[str], Coroutine[Any, Any, Any]]:
     try:
         lancedb = importlib.import_module("lancedb")
     except ImportError as e:

@@ -27,6 +27,7 @@ JSON = "application/json"
 OCTETS = "application/octet-stream"
 NPY = "application/x-npy"
 PNG = "image/png"
+JPEG = "image/jpeg"
 
 
 def _told_as_list(**item: Any) -> WithJsonSchema:

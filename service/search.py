@@ -17,7 +17,7 @@ from bundle.manifest import Manifest
 from runtime.cores import usable_cores
 from service.admission import Load
 from service.filters import expression, parse_filter
-from service.index import Index, Neighbour, open_index
+from service.index import Index, Neighbour, open_index, prove_index
 from service.metrics import Metrics
 from service.options import EmbedQuery, SearchQuery
 from service.settings import Settings
@@ -58,11 +58,16 @@ class Search:
         self._fault: str | None = None  # why the last look or search failed, if it did
         self._said: str | None = None
         self.index: Index | None = None  # the newest that could be read
-        metrics.watch("maeve_search_rows", "Rows of the index that is searched.", self._num_rows, across="max")
-        metrics.watch("maeve_search_up", "1 while there is an index that fits the bundle and can be read.",
-                      lambda: self._fault is None and self.index is not None, across="min")  # fmt: skip
-        metrics.watch("maeve_searches_pending", "Images whose neighbours are being looked for, or wait for that.",
-                      lambda: self._load.pending)  # fmt: skip
+
+    @property
+    def up(self) -> bool:
+        """Whether there is an index that fits the bundle, and could be read the last time that it was."""
+        return self.index is not None and self._fault is None
+
+    @property
+    def pending(self) -> int:
+        """Images whose neighbours are being looked for, or wait for that."""
+        return self._load.pending
 
     async def ask(self, query: SearchQuery, manifest: Manifest) -> Asked:
         """BadParameter for filters that do not fit the index; Unavailable if none fits the bundle."""
@@ -92,23 +97,18 @@ class Search:
         return found
 
     async def prove(self, manifest: Manifest) -> Index:
-        """Open the index and look something up in it. SettingsError or Unavailable if that fails, or if it does not fit
-        the bundle.
-        """
-        index = await open_index(self._location)
-        why = index.why_unfit(manifest)
-        if why is not None:
-            raise Unavailable(why)
-        await index.nearest(np.full(index.vectors.dim, index.vectors.dim**-0.5, np.float32), 1, None)
-        self.index = index
-        return index
+        """Open the index. Raises as `prove_index`."""
+        self.index = await prove_index(self._location, manifest)
+        return self.index
 
     async def keep_fresh(self) -> None:
         """Take what is added to the index, for ever."""
+        pause_s = 0.0 if self.index is None else _FRESH_S
         while True:
-            await asyncio.sleep(_FRESH_S)
+            await asyncio.sleep(pause_s)
             async with self._opening:
                 await self._open(self._served())
+            pause_s = _FRESH_S
 
     def describe(self) -> dict[str, Any] | None:
         """For /info. None until an index could be read."""
@@ -189,10 +189,20 @@ class Search:
             log.log(level, "%s", message)
             self._said = message
 
-    def _num_rows(self) -> int:
-        return 0 if self.index is None else self.index.num_rows
+
+def prove_search(settings: Settings, manifest: Manifest) -> Index | None:
+    """As `prove_index`, before there is an app. None where the settings name no index."""
+    return None if settings.search_index is None else asyncio.run(prove_index(settings.search_index, manifest))
 
 
 def make_search(settings: Settings, metrics: Metrics, served: Callable[[], Manifest | None]) -> Search | None:
     """None where the settings name no index. Nothing is opened yet."""
-    return None if settings.search_index is None else Search(settings.search_index, settings, metrics, served)
+    search = None if settings.search_index is None else Search(settings.search_index, settings, metrics, served)
+    watch = metrics.watch
+    rows = lambda: search.index.num_rows if search and search.index else 0  # noqa: E731
+    watch("maeve_search_rows", "Rows of the index that is searched.", rows, across="max")
+    up = lambda: bool(search and search.up)  # noqa: E731
+    watch("maeve_search_up", "1 while there is an index that fits the bundle and can be read.", up, across="min")
+    pending = lambda: search.pending if search else 0  # noqa: E731
+    watch("maeve_searches_pending", "Images whose neighbours are looked for, or wait for that.", pending)
+    return search
