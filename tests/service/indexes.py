@@ -15,6 +15,7 @@ from bundle.masking import all_ids
 from bundle.preprocess import preprocess
 from bundle.store import Bundle
 from bundle.vectors import INDEX_TABLE, VECTORS_KEY, IndexInfo, VectorSpec
+from runtime import Arrays
 from runtime.fake import FakeRuntime
 from tests.service.helpers import NUM_PATCHES
 
@@ -32,9 +33,10 @@ def spec_of(bundle: Bundle, **fields: Any) -> VectorSpec:
 def embed(bundle: Bundle, images: Sequence[bytes]) -> NDArray[np.float32]:
     """[N, D] of length 1, by the fake runtime and without a service."""
     batch = np.stack([preprocess(image, bundle.manifest.preprocess) for image in images])
-    inputs = {"images": batch, "ids_keep": all_ids(len(images), NUM_PATCHES)}
-    vectors: NDArray[np.float32] = FakeRuntime(bundle).run("encoder", inputs)["mean"]
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    inputs: Arrays = {"images": batch, "ids_keep": all_ids(len(images), NUM_PATCHES)}
+    mean = FakeRuntime(bundle).run("encoder", inputs)["mean"]  # [N, D]
+    vectors: NDArray[np.float32] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    return vectors
 
 
 def rows(

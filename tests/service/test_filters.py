@@ -21,8 +21,8 @@ COLUMNS: dict[str, ColumnType] = {
     "w<": "int64", "größe in cm": "double", "select": "int64", 'q"uote\'s': "int64",
 }  # fmt: skip
 TEXTS = [
-    "cat", "it's", '"quoted"', "back\\slash", "a, b", "\\", ",", "", " ", "naïve 漢字 🎉", "a\nb\tc", "%_*", "x" * 10_000,
-    "' OR 1=1 --", "NULL", "null", "true", "1",
+    "cat", "it's", '"quoted"', "back\\slash", "a, b", "\\", ",", "", " ", "naïve 漢字 🎉", "a\nb\tc", "%_*",
+    "x" * 10_000, "' OR 1=1 --", "NULL", "null", "true", "1",
 ]  # fmt: skip
 NUMBERS = [0, -1, 7, 2**63 - 1, -(2**63), 2**53 + 1, 2**53]
 FLOATS = [0.0, -0.0, 1.5, -2.25, 1e300, 5e-324, math.inf, -math.inf, math.nan]
@@ -126,7 +126,7 @@ def test_values_that_were_escaped_come_back(texts: list[str]) -> None:
         ("n=-9223372036854775809", "n takes a whole number of 64 bits"),
         (f"n={'9' * 5000}", "n takes a whole number of 64 bits"),
         ("n=1_0", "n takes a whole number of 64 bits"),
-        ("n=١", "n takes a whole number of 64 bits"),
+        ("n=\u0661", "n takes a whole number of 64 bits"),
         ("n=1,", "n takes a whole number of 64 bits, got ''"),
         ("x=nan", "x takes a number, got 'nan'"),
         ("x>=-NaN", "x takes a number"),
