@@ -87,7 +87,7 @@ class Search:
         finished = False
         try:
             found = await asyncio.gather(*(self._look(asked, vector) for vector in vectors))
-            finished = True
+            finished, self._fault = True, None
         except Unavailable as e:
             self._tell(str(e))
             raise

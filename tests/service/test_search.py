@@ -20,7 +20,7 @@ from bundle.errors import Unavailable
 from bundle.store import Bundle
 from bundle.vectors import INDEX_TABLE, VECTORS_KEY
 from service import search
-from service.index import open_index, prove_index
+from service.index import Index, open_index, prove_index
 from service.settings import Settings, SettingsError
 from tests.service.helpers import DIM, Served, eventually, make_bundle, photo, serving_fake
 from tests.service.indexes import add_rows, embed, rows, spec_of, write_index
@@ -118,7 +118,7 @@ def test_ten_rows_come_unless_told_otherwise_and_never_more_than_there_are(serve
         (["n>5", "n<=8"], lambda i: 5 < i <= 8),
         (["path=003.png"], lambda i: i == 3),
         ([f"sha256!={1:064x}"], lambda i: i != 1),
-        (["label=nothing"], lambda i: False),
+        (["label=nothing"], lambda _: False),
     ],
 )
 def test_filters_come_before_the_search(served: Served, filters: list[str], passes: Any) -> None:
@@ -218,9 +218,12 @@ def test_an_approximate_index_is_asked_by_its_own_distance_and_scored_exactly(
     clustered = vectors[rng.integers(20, size=5000)] + 0.1 * rng.standard_normal((5000, DIM))
     stored = (clustered / np.linalg.norm(clustered, axis=1, keepdims=True)).astype(np.float32)
     table = rows(stored, spec_of(bundle), {"rare": [i % 500 == 0 for i in range(5000)]})
-    for kind, distance in ((IvfPq, "dot"), (IvfPq, "l2"), (IvfRq, "cosine"), (HnswSq, "cosine")):
+    fine = {"num_sub_vectors": DIM // 2}
+    for kind, distance, options in (
+        (IvfPq, "dot", fine), (IvfPq, "l2", fine), (IvfRq, "cosine", {}), (HnswSq, "cosine", {}),
+    ):  # fmt: skip
         index = write_index(tmp_path / f"{kind.__name__}-{distance}", table)
-        config = kind(distance_type=distance, num_partitions=50)
+        config = kind(distance_type=distance, num_partitions=8, **options)
         lancedb.connect(index).open_table(INDEX_TABLE).create_index("vector", config=config)
         with serving_fake(bundle, search_index=str(index)) as (served, _):
             query = embed(bundle, [photo(1)])[0]
@@ -376,14 +379,14 @@ def test_a_request_ends_at_its_deadline_and_too_many_are_refused(
     index: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Searches that wait for ever, as those of an object store that does not answer."""
-    real, held = search.Index.nearest, asyncio.Event()
+    real, held = Index.nearest, asyncio.Event()
 
-    async def nearest(self: search.Index, *arguments: Any) -> Any:
+    async def nearest(self: Index, *arguments: Any) -> Any:
         await held.wait()
         return await real(self, *arguments)
 
     with serving_fake(bundle, search_index=str(index), max_queue=8, max_images=8) as (served, _):
-        monkeypatch.setattr(search.Index, "nearest", nearest)
+        monkeypatch.setattr(Index, "nearest", nearest)
         with ThreadPoolExecutor(2) as pool:
             waiting = pool.submit(
                 served.http.post, "/search", files=[("file", photo(i)) for i in range(8)],
