@@ -7,25 +7,25 @@ import { Neighbours } from "./neighbours.js";
 
 const COUNT = 12; // fills whole rows of a grid, whether of two, three, four or six
 const MOST = 100; // that the service gives
+const KEYS = ["path", "sha256"]; // columns that every index has
 
 export class Search extends Panel {
   constructor(section, page) {
     super(section, page);
     if (!this.offered) return;
     const { num_rows: numRows, columns, thumbnails } = page.info.search;
-    this.part("size").textContent = images(numRows);
     this.part("scale").hidden = thumbnails;
-    this.filters = new Filters(this.part("filters"), this.part("add"), columns);
+    this.filters = new Filters(this.part("filters"), this.part("add"), sorted(columns));
     this.filters.addEventListener("change", () => this.refresh());
     this.neighbours = new Neighbours(this.part("neighbours"), this.part("larger"), page);
     this.count = this.part("count");
-    this.count.max = Math.min(MOST, Math.max(1, numRows));
+    this.#saySize(numRows);
     this.count.value = COUNT;
+    this.#sayCount();
     this.count.addEventListener("input", () => {
       this.#sayCount();
       this.refresh();
     });
-    this.#sayCount();
   }
 
   /** Whether the service was given an index. */
@@ -53,11 +53,23 @@ export class Search extends Panel {
     this.part("count-text").textContent = this.count.value;
   }
 
-  #show({ results: [rows], num_rows: numRows }, k, conditions) {
+  /** How many rows there are, of which more than that cannot be asked for. */
+  #saySize(numRows) {
     this.part("size").textContent = images(numRows);
+    this.count.max = Math.min(MOST, Math.max(1, numRows));
+    this.#sayCount();
+  }
+
+  #show({ results: [rows], num_rows: numRows }, k, conditions) {
+    this.#saySize(numRows);
     this.part("said").textContent = verdict(rows, numRows, k, conditions.length > 0);
     this.neighbours.draw(rows);
   }
+}
+
+/** Those first that not every index has: they are what one filters by. */
+function sorted(columns) {
+  return [...columns].sort((a, b) => KEYS.includes(a.name) - KEYS.includes(b.name));
 }
 
 /** One search, as it is sent and as a program sends it. */
@@ -72,9 +84,17 @@ function call(k, conditions) {
 function verdict(rows, numRows, k, filtered) {
   if (!numRows) return "The index holds no images yet.";
   if (!rows.length) return "No image fits the filters.";
-  const scores = rows.length === 1 ? `with the score ${fixed(rows[0].score, 3)}` : `with scores from ${fixed(rows[0].score, 3)} down to ${fixed(rows.at(-1).score, 3)}`;
-  if (filtered && rows.length < k) return `${rows.length === 1 ? "One image fits" : `${rows.length} images fit`} the filters, ${scores}.`;
-  return `${rows.length === 1 ? "The nearest" : `The ${rows.length} nearest`}${filtered ? " of those that fit the filters" : ""}, ${scores}.`;
+  return `${found(rows.length, k, filtered)}, with ${scores(rows)}.`;
+}
+
+function found(count, k, filtered) {
+  if (filtered && count < k) return count === 1 ? "One image fits the filters" : `${count} images fit the filters`;
+  return (count === 1 ? "The nearest" : `The ${count} nearest`) + (filtered ? " of those that fit the filters" : "");
+}
+
+function scores(rows) {
+  const [best, least] = [rows[0], rows.at(-1)].map(({ score }) => fixed(score, 3));
+  return rows.length === 1 ? `the score ${best}` : `scores from ${best} down to ${least}`;
 }
 
 function images(count) {
