@@ -107,9 +107,9 @@ export class Service extends EventTarget {
     };
   }
 
-  /** A small picture at this address, as a data URI. Throws a ServiceError, or an AbortError. */
-  async picture(address, signal) {
-    const answer = await this.#reach(address, { headers: this.key ? { "X-API-Key": this.key } : {}, signal });
+  /** The picture at this address as a data URI. Throws a ServiceError. */
+  async picture(address) {
+    const answer = await this.#reach(address, { headers: this.key ? { "X-API-Key": this.key } : {} });
     return dataUri(await contents(answer, PICTURES), answer.headers.get("Content-Type"));
   }
 

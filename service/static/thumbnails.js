@@ -10,11 +10,10 @@ const MOST_KEPT = 300; // some 10 KB each
  * waited for.
  */
 export class Thumbnails {
-  #kept = new Map(); // address -> data URI
-  #addresses = new WeakMap(); // of images that are without their picture
+  #pictures = new Map(); // address -> promise of a data URI, the oldest first
+  #addresses = new WeakMap(); // of images that have come near the screen or may still do so
   #waiting = new Set(); // those near the screen, in the order in which they came there
   #numRunning = 0;
-  #current = new AbortController();
 
   constructor(service) {
     this.service = service;
@@ -26,8 +25,8 @@ export class Thumbnails {
     const image = make("img", properties);
     if (address === null) {
       image.classList.add("missing");
-    } else if (this.#kept.has(address)) {
-      image.src = this.#kept.get(address);
+    } else if (this.#pictures.has(address)) {
+      this.#fill(image, address);
     } else {
       this.#addresses.set(image, address);
       this.observer.observe(image);
@@ -35,31 +34,22 @@ export class Thumbnails {
     return image;
   }
 
-  /** The picture as a data URI, whenever the service has it to give. Throws a ServiceError that does not pass, or an AbortError. */
-  async picture(address, signal) {
-    while (!this.#kept.has(address)) {
-      try {
-        this.#keep(address, await this.service.picture(address, signal));
-      } catch (error) {
-        if (!error.passes) throw error;
-        await this.service.recovered(error);
-        signal.throwIfAborted();
-      }
+  /** The picture as a data URI, whenever the service has it to give. Throws a ServiceError that does not pass. */
+  picture(address) {
+    let picture = this.#pictures.get(address);
+    if (!picture) {
+      if (this.#pictures.size === MOST_KEPT) this.#pictures.delete(this.#pictures.keys().next().value);
+      picture = patiently(this.service, address);
+      this.#pictures.set(address, picture);
+      picture.catch(() => this.#pictures.delete(address)); // it may be there another time
     }
-    return this.#kept.get(address);
+    return picture;
   }
 
-  /** The images made so far are not wanted any more. */
+  /** The images made so far are not wanted any more; what is being fetched is kept. */
   drop() {
-    this.#current.abort();
-    this.#current = new AbortController();
     this.#waiting.clear();
     this.observer.disconnect();
-  }
-
-  #keep(address, picture) {
-    if (this.#kept.size === MOST_KEPT) this.#kept.delete(this.#kept.keys().next().value);
-    this.#kept.set(address, picture);
   }
 
   #see({ target, isIntersecting }) {
@@ -74,18 +64,29 @@ export class Thumbnails {
       this.#waiting.delete(image);
       this.observer.unobserve(image);
       this.#numRunning += 1;
-      this.#fill(image, this.#current.signal).finally(() => {
+      this.#fill(image, this.#addresses.get(image)).finally(() => {
         this.#numRunning -= 1;
         this.#next();
       });
     }
   }
 
-  async #fill(image, signal) {
+  async #fill(image, address) {
     try {
-      image.src = await this.picture(this.#addresses.get(image), signal);
+      image.src = await this.picture(address);
     } catch {
-      if (!signal.aborted) image.classList.add("missing");
+      image.classList.add("missing");
+    }
+  }
+}
+
+async function patiently(service, address) {
+  for (;;) {
+    try {
+      return await service.picture(address);
+    } catch (error) {
+      if (!error.passes) throw error;
+      await service.recovered(error);
     }
   }
 }

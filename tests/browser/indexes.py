@@ -1,4 +1,4 @@
-"""An index of variants of the page's samples, as bulk.index writes one, and the folder that its thumbnails come from."""
+"""An index of variants of the page's samples, as bulk.index writes one, and the folder of their pictures."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class SmallIndex:
 
 def make_index(folder: Path, service: str, subjects: tuple[str, ...] = SUBJECTS) -> SmallIndex:
     """Of this service's vectors, with a column of every type."""
-    photos, rows = folder / "photos", []
+    photos = folder / "photos"
+    rows: list[dict[str, Any]] = []
     for number, (path, image) in enumerate(_variants(subjects)):
         file = photos / path
         file.parent.mkdir(parents=True, exist_ok=True)

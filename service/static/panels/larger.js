@@ -14,7 +14,6 @@ export function pictureOf({ thumbnail }, side) {
 export class Larger {
   #rows = [];
   #at = 0;
-  #current = new AbortController();
 
   /** `small`: the side of the pictures that are there already. */
   constructor(dialog, thumbnails, small) {
@@ -25,7 +24,6 @@ export class Larger {
     on("close", () => this.close());
     dialog.addEventListener("click", ({ target }) => { if (target === dialog) this.close(); }); // beside it
     dialog.addEventListener("keydown", (event) => this.#key(event));
-    dialog.addEventListener("close", () => this.#current.abort());
   }
 
   /** See one of these rows; the others are next to it. */
@@ -56,16 +54,13 @@ export class Larger {
     this.#show(row);
   }
 
-  /** The small picture at once, the large one when it is here, unless another row is looked at by then. */
+  /** The small picture at once, the large one when it is here: into an image of this row's own, which may be gone by then. */
   async #show(row) {
-    this.#current.abort();
-    const { signal } = (this.#current = new AbortController());
     const image = make("img", { alt: row.path });
     this.dialog.querySelector(".frame").replaceChildren(image);
     for (const side of [this.small, SIDE]) {
       const address = pictureOf(row, side);
-      const url = address && await this.thumbnails.picture(address, signal).catch(() => null);
-      if (signal.aborted) return;
+      const url = address && await this.thumbnails.picture(address).catch(() => null);
       if (url) image.src = url;
     }
     image.classList.toggle("missing", !image.src);
