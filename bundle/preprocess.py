@@ -84,6 +84,12 @@ def preprocess_array(pixels: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.
     return np.ascontiguousarray(center_crop(covering, spec.crop))
 
 
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """The image as it is to be looked at; `orientation`: EXIF's, 1 to 8."""
+    turn = _UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
 def _cover(picture: Picture, spec: Preprocess) -> NDArray[np.uint8]:
     """The middle of the picture at `spec.resize`, upright: u8 [H, W, C]. Turned last, when it is small."""
     height, width = upright_size(spec.resize, picture.orientation)
@@ -93,9 +99,7 @@ def _cover(picture: Picture, spec: Preprocess) -> NDArray[np.uint8]:
     left, top = max(0, columns - width * scale) / 2, max(0, rows - height * scale) / 2
     box = (left, top, columns - left, rows - top)
     image = picture.image.resize((width, height), _resampling(picture, spec), box=box)
-    upright = _UPRIGHT.get(picture.orientation)
-    image = image if upright is None else image.transpose(upright)
-    return np.asarray(image, dtype=np.uint8).reshape(*spec.resize, -1)
+    return np.asarray(upright(image, picture.orientation), dtype=np.uint8).reshape(*spec.resize, -1)
 
 
 def _resampling(picture: Picture, spec: Preprocess) -> Image.Resampling:

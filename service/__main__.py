@@ -34,8 +34,10 @@ def _serve_or_check(argv: Sequence[str] | None) -> None:
     settings, only_check = read_command(argv)
     from service.listening import bind
     from service.logs import log_to_stderr
+    from service.thumbnails import check_folder
 
     log_to_stderr(settings, "supervisor" if settings.has_device_processes and not only_check else None)
+    check_folder(settings)
     if only_check:
         check(settings)
         return
@@ -49,28 +51,35 @@ def _serve_or_check(argv: Sequence[str] | None) -> None:
 
 
 def serve(settings: Settings, sockets: list[socket.socket]) -> None:
-    """In this process alone. BundleError, RuntimeUnavailable, SettingsError."""
+    """In this process alone. BundleError, RuntimeUnavailable, SettingsError, Unavailable."""
     from service.app import create_app  # not above: the supervisor of several processes does without the web
     from service.listening import urls
     from service.opening import load, open_bundle
     from service.reload import Reloader
+    from service.search import prove_search
     from service.server import make_server
 
-    opened = open_bundle(load(settings), settings)  # not in the lifespan, of whose errors uvicorn prints a traceback
+    bundle = load(settings)
+    prove_search(settings, bundle.manifest)  # not in the lifespan, of whose errors uvicorn prints a traceback
+    opened = open_bundle(bundle, settings)
     app = create_app(settings, bundle=opened.bundle, runtime=opened.runtime, proven=True)
     log.info("serving %s on %s", opened, urls(settings, sockets))
     make_server(app, settings, Reloader(app)).run(sockets=sockets)
 
 
 def check(settings: Settings) -> None:
-    """Open what the settings name, on each device, and say on standard output what would be served."""
+    """Open what the settings name, on each device, and say on standard output what would be served. Raises as serve."""
     from service.opening import load, open_bundle
+    from service.search import prove_search
 
     bundle = load(settings)
+    index = prove_search(settings, bundle.manifest)
     for name in settings.device_names:
         opened = open_bundle(bundle, settings.on_device(name))
         opened.runtime.close()
         print(f"ready to serve {opened}")
+    if index is not None:
+        print(f"ready to search {index}")
 
 
 if __name__ == "__main__":

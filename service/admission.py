@@ -15,10 +15,10 @@ _UNMEASURED_S = 1.0  # what to tell a caller before any image of the operation h
 _MOST = {"reconstruct": 0.5}
 
 
-class _Load:
+class Load:
     """Of one operation. `pending`: its images that are waiting or being worked on."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.pending = 0
         self._pace = Pace(clock)
 
@@ -51,7 +51,7 @@ class Admission:
         self.pending = 0
         self._held = held
         self._clock = clock
-        self._loads: dict[Operation, _Load] = {}
+        self._loads: dict[Operation, Load] = {}
 
     def pending_of(self, operation: Operation) -> int:
         return self._load(operation).pending
@@ -98,5 +98,5 @@ class Admission:
         drains = [load.drain_s() for load in self._loads.values() if load.pending >= num_images]
         return min(drains, default=self.drain_s() or _UNMEASURED_S)
 
-    def _load(self, operation: Operation) -> _Load:
-        return self._loads.setdefault(operation, _Load(self._clock))
+    def _load(self, operation: Operation) -> Load:
+        return self._loads.setdefault(operation, Load(self._clock))

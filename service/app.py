@@ -22,8 +22,10 @@ from service.gate import Gate, GateMiddleware
 from service.metrics import Metrics
 from service.opening import Opened, load, open_bundle, start_engine
 from service.origins import parse_origins
-from service.routes import classify, embed, kserve, openai, ops, pages, reconstruct
+from service.routes import classify, embed, kserve, openai, ops, pages, reconstruct, search
+from service.search import make_search
 from service.settings import Settings
+from service.thumbnails import make_thumbnails
 from service.tracing import open_tracing
 
 _REFRESH_S = 1.0
@@ -86,8 +88,8 @@ def create_app(
     """The service as an ASGI app. Its lifespan loads the bundle and opens the runtime, unless they are given, and
     closes the runtime in either case: it serves this app alone. `proven`: bundle and runtime come from `open_bundle`.
 
-    SettingsError if traces are asked for and cannot be made; BundleError and RuntimeUnavailable come out of the
-    lifespan's start.
+    SettingsError if traces are asked for and cannot be made; BundleError, RuntimeUnavailable, and for an index that
+    cannot be searched Unavailable and SettingsError, come out of the lifespan's start.
     """
     metrics = metrics or Metrics()
 
@@ -97,6 +99,8 @@ def create_app(
         opened = Opened(loaded, runtime) if runtime and proven else open_bundle(loaded, settings, runtime)
         await app.adopt(await start_engine(opened, settings, metrics))
         try:
+            if app.state.search is not None:
+                await app.state.search.prove(loaded.manifest)
             yield
         finally:
             await app.end()
@@ -116,13 +120,17 @@ def make_app(
 
     @asynccontextmanager
     async def lifespan(app: Service) -> AsyncIterator[None]:
-        refresher = asyncio.create_task(_keep_fresh(metrics)) if metrics.shared else None
+        keeping = [asyncio.create_task(_keep_fresh(metrics))] if metrics.shared else []
         try:
             async with serving(app):
+                if app.state.search is not None:
+                    keeping.append(asyncio.create_task(app.state.search.keep_fresh()))
                 yield
         finally:
-            if refresher is not None:
-                refresher.cancel()
+            for task in keeping:
+                task.cancel()
+            if app.state.thumbnails is not None:
+                app.state.thumbnails.close()
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
 
@@ -133,12 +141,13 @@ def make_app(
     )  # fmt: skip
     app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
     app.state.engine, app.state.started, app.state.processes = None, False, None
-    app.state.fetcher = make_fetcher(settings)
+    app.state.fetcher, app.state.thumbnails = make_fetcher(settings), make_thumbnails(settings)
+    app.state.search = make_search(settings, metrics, lambda: app.state.engine and app.state.engine.manifest)
     metrics.watch("maeve_requests_in_flight", "Requests for work not answered yet.", lambda: gate.in_flight)
     app.add_middleware(GateMiddleware, gate=gate, settings=settings, metrics=metrics, tracing=tracing)
     if settings.cors_origins is not None:
         app.add_middleware(Cors, origins=parse_origins(settings.cors_origins))
-    work = (embed, classify, reconstruct, openai, kserve, ops)
+    work = (embed, classify, reconstruct, search, openai, kserve, ops)
     routers = (*(module.router for module in work), pages.make_router())
     # Not include_router: it would keep the routers as they are, match every request in two steps, and do so last.
     app.router.routes[:0] = [route for router in routers for route in router.routes]

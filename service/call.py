@@ -18,19 +18,23 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bundle.errors import Unavailable
+from service import encode
 from service.body import expect_type, read_body
 from service.cache import CachePolicy
 from service.engine import Engine
-from service.errors import BadParameter
+from service.errors import BadParameter, NotOffered
 from service.fetch import fetch_images
 from service.gate import Gate
-from service.headers import header
+from service.headers import header, knows_etag
 from service.images import read_images
+from service.index import Neighbour
 from service.metrics import Metrics
-from service.options import M, validate
+from service.options import Q, validate
 from service.outcome import Answer
 from service.record import Record
+from service.search import Asked, Search
 from service.settings import Settings
+from service.thumbnails import Thumbnails
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -45,6 +49,7 @@ class DirectRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Handler, **options: Any) -> None:
         super().__init__(path, endpoint, **options)
+        self.path = self.path_format  # as it is told everywhere: parameters without their convertors
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             response = await endpoint(Request(scope, receive, send))
@@ -106,6 +111,22 @@ class Call:
         return gate
 
     @property
+    def search(self) -> Search:
+        """NotOffered where the service has no index."""
+        search: Search | None = self._state.search
+        if search is None:
+            raise NotOffered("the service has no index to search; MAEVE_SEARCH_INDEX names one")
+        return search
+
+    @property
+    def thumbnails(self) -> Thumbnails:
+        """NotOffered where the service has no folder of them."""
+        thumbnails: Thumbnails | None = self._state.thumbnails
+        if thumbnails is None:
+            raise NotOffered("the service has no folder of thumbnails; MAEVE_THUMBNAILS names one")
+        return thumbnails
+
+    @property
     def cache_policy(self) -> CachePolicy:
         """What the request's Cache-Control allows the caches to do."""
         return CachePolicy.of(header(self._request.scope, b"cache-control"))
@@ -128,9 +149,9 @@ class Call:
             raise Unavailable("the service is starting")
         return self._engine
 
-    def query(self, model: type[M]) -> M:
+    def query(self, model: type[Q]) -> Q:
         """The query parameters. BadParameter for the first that is unknown, given twice or out of range."""
-        query: M = _parse_query(model, self._request.scope["query_string"])
+        query: Q = _parse_query(model, self._request.scope["query_string"])
         return query
 
     async def body(self, *readable: str) -> bytes:
@@ -159,6 +180,18 @@ class Call:
         self._record.num_images = len(images)
         return images
 
+    async def neighbours(self, asked: Asked, answer: Answer) -> list[list[Neighbour]]:
+        """Of every image whose vectors `answer` has. Raises as `Search.nearest`."""
+        start = time.perf_counter()
+        try:
+            return await self.search.nearest(asked, encode.unit_vectors(answer, asked.embed, self.engine.manifest))
+        finally:
+            self._record.stages["search"] = time.perf_counter() - start
+
+    def knows(self, etag: str) -> bool:
+        """As `service.headers.knows_etag`."""
+        return knows_etag(self._request.scope, etag)
+
     async def render(self, answer: Answer, work: Callable[[], Response], *, heavy: bool = False) -> Response:
         """Make the response here, or on another thread where it is a large one or `heavy` work."""
         self._record.take(answer.stages, num_images=len(answer.cached), num_cached=sum(answer.cached))
@@ -170,11 +203,13 @@ class Call:
 
 
 @lru_cache(maxsize=256)  # clients send the same few over and over
-def _parse_query(model: type[M], query_string: bytes) -> M:
+def _parse_query(model: type[Q], query_string: bytes) -> Q:
     pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
-    params = dict(pairs)
-    if len(params) < len(pairs):
+    params: dict[str, Any] = dict(pairs)
+    if len(params) < len(pairs) or not params.keys().isdisjoint(model.REPEATABLE):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise BadParameter(f"{twice}: given more than once", param=twice)
+        twice = next((name for name in names if names.count(name) > 1 and name not in model.REPEATABLE), None)
+        if twice is not None:
+            raise BadParameter(f"{twice}: given more than once", param=twice)
+        params |= {name: tuple(value for each, value in pairs if each == name) for name in model.REPEATABLE}
     return validate(model, params)

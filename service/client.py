@@ -20,14 +20,17 @@ import numpy as np
 
 from service.client_routes import (
     AnomalyMap,
+    Neighbour,
     Prediction,
     Reconstruction,
     anomaly_map,
     anomaly_params,
     embed_params,
     mask_params,
+    neighbours,
     predictions,
     reconstruction,
+    search_params,
 )
 from service.client_wire import (
     Attempts,
@@ -37,6 +40,7 @@ from service.client_wire import (
     Failed,
     Floats,
     Image,
+    Params,
     PillowImage,
     Pooling,
     Rejected,
@@ -55,6 +59,7 @@ __all__ = [
     "ClientError",
     "Failed",
     "Image",
+    "Neighbour",
     "PillowImage",
     "Prediction",
     "Reconstruction",
@@ -92,7 +97,7 @@ class _Base:
         }
         self._limits: dict[str, int] | None = None  # the service's, once asked for
 
-    def _plan(self, path: str, params: dict[str, str], accept: str, images: Sequence[Image]) -> list[Call]:
+    def _plan(self, path: str, params: Params, accept: str, images: Sequence[Image]) -> list[Call]:
         assert self._limits is not None
         per_request = min(self._per_request, self._limits["max_images"])
         max_bytes = self._limits["max_body_bytes"]
@@ -143,6 +148,14 @@ class Client(_Base):
         answers = self._all("/classify", {"top_k": str(top_k)}, "application/json", images)
         return [row for answer in answers for row in predictions(answer)]
 
+    def search(self, images: Iterable[Image], *, k: int = 10, filters: Iterable[str] = ()) -> list[list[Neighbour]]:
+        """The `k` rows of the service's index that are most like each image, best first.
+
+        `filters`: as of POST /search, "label=cat,dog" or "price<=9.5"; all of them hold.
+        """
+        answers = self._all("/search", search_params(k, filters), "application/json", images)
+        return [rows for answer in answers for rows in neighbours(answer)]
+
     def reconstruct(
         self, image: Image, *, mask_ratio: float | None = None, mask: Sequence[int] | None = None, seed: int = 0
     ) -> Reconstruction:
@@ -187,7 +200,7 @@ class Client(_Base):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _all(self, path: str, params: dict[str, str], accept: str, images: Iterable[Image]) -> list[httpx.Response]:
+    def _all(self, path: str, params: Params, accept: str, images: Iterable[Image]) -> list[httpx.Response]:
         """The answers in order. The error of the first request that fails; later ones are not begun any more."""
         checked = check_images(images)
         if self._limits is None:
@@ -252,6 +265,13 @@ class AsyncClient(_Base):
         answers = await self._all("/classify", {"top_k": str(top_k)}, "application/json", images)
         return [row for answer in answers for row in predictions(answer)]
 
+    async def search(
+        self, images: Iterable[Image], *, k: int = 10, filters: Iterable[str] = ()
+    ) -> list[list[Neighbour]]:
+        """As Client.search."""
+        answers = await self._all("/search", search_params(k, filters), "application/json", images)
+        return [rows for answer in answers for rows in neighbours(answer)]
+
     async def reconstruct(
         self, image: Image, *, mask_ratio: float | None = None, mask: Sequence[int] | None = None, seed: int = 0
     ) -> Reconstruction:
@@ -293,9 +313,7 @@ class AsyncClient(_Base):
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def _all(
-        self, path: str, params: dict[str, str], accept: str, images: Iterable[Image]
-    ) -> list[httpx.Response]:
+    async def _all(self, path: str, params: Params, accept: str, images: Iterable[Image]) -> list[httpx.Response]:
         """As Client._all."""
         checked = check_images(images)
         if self._limits is None:

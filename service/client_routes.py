@@ -6,14 +6,14 @@ Letters: L all patches.
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from service.client_wire import Pooling
+from service.client_wire import Params, Pooling
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,19 @@ class Prediction:
     label: str
     index: int
     probability: float
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A row of the index. `score`: cosine similarity, -1 to 1. `columns`: its other values. `thumbnail`: where a small
+    picture is, relative to the service; None where there is none.
+    """
+
+    path: str
+    sha256: str
+    score: float
+    columns: dict[str, str | int | float | bool | None]
+    thumbnail: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +87,17 @@ def mask_params(mask_ratio: float | None, mask: Sequence[int] | None, seed: int)
 def anomaly_params(passes: int, mask_ratio: float | None, seed: int, scale_max: float | None) -> dict[str, str]:
     scale = {} if scale_max is None else {"scale_max": str(scale_max)}
     return {**mask_params(mask_ratio, None, seed), "passes": str(passes), **scale}
+
+
+def search_params(k: int, filters: Iterable[str]) -> Params:
+    """TypeError for a string, whose letters would be taken for filters."""
+    if isinstance(filters, str):
+        raise TypeError(f"give a list of filters, such as [{filters!r}]")
+    return {"k": str(k), "filter": list(filters)}
+
+
+def neighbours(answer: httpx.Response) -> list[list[Neighbour]]:
+    return [[Neighbour(**row) for row in rows] for rows in answer.json()["results"]]
 
 
 def predictions(answer: httpx.Response) -> list[list[Prediction]]:

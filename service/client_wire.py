@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pooling = Literal["cls", "mean", "patches"]
+Params = Mapping[str, str | Sequence[str]]  # several values of one name
 Floats = NDArray[np.floating[Any]]
 
 _RETRIED = (429, 503)
@@ -86,7 +87,7 @@ class Call:
 
     method: str
     path: str
-    params: Mapping[str, str] = field(default_factory=dict)
+    params: Params = field(default_factory=dict)
     accept: str = "application/json"
     images: Sequence[Image] = ()
     offset: int = 0
@@ -139,7 +140,7 @@ class Attempts:
 
 def plan(
     path: str,
-    params: Mapping[str, str],
+    params: Params,
     accept: str,
     images: Sequence[Image],
     *,

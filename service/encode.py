@@ -18,10 +18,12 @@ from bundle.manifest import Manifest
 from bundle.masking import Masking
 from bundle.store import Bundle
 from service.anomaly import make_map
+from service.index import Index, Neighbour
 from service.options import JSON, NPY, PNG, EmbedQuery, ReconstructQuery
 from service.outcome import Answer
 from service.programs import PoolingName
 from service.reconstruct import Picture, encode_png, make_pictures
+from service.thumbnails import link
 
 Tensor = NDArray[np.floating[Any]]
 
@@ -77,6 +79,37 @@ def embeddings(
     cached = ",".join(["1" if cached else "0" for cached in answer.cached])
     headers = [*head, (b"maeve-cached", cached.encode())]
     return Answered(_npy(first) if media_type == NPY else _octets(first), media_type, answer, headers)
+
+
+def unit_vectors(answer: Answer, query: EmbedQuery, manifest: Manifest) -> NDArray[np.float32]:
+    """[N, D] of length 1; `query`: with one pooling that gives a vector per image."""
+    [pooling] = query.poolings(manifest.pooling)
+    vectors: NDArray[np.float32] = split_poolings(answer, [pooling], query, manifest.model.dim)[pooling]
+    return vectors
+
+
+def neighbours(
+    answer: Answer, found: Sequence[Sequence[Neighbour]], index: Index, manifest: Manifest, *, thumbnails: bool
+) -> Response:
+    """The rows found for every image, best first. `thumbnails`: whether there are any to name."""
+    body = {
+        "model": manifest.name,
+        "digest": manifest.digest,
+        "num_rows": index.num_rows,
+        "results": [[_neighbour(row, thumbnails=thumbnails) for row in rows] for rows in found],
+        "cached": answer.cached,
+    }
+    return json(body, answer)
+
+
+def _neighbour(row: Neighbour, *, thumbnails: bool) -> dict[str, Any]:
+    return {
+        "path": row.path,
+        "sha256": row.sha256,
+        "score": row.score,
+        "columns": row.columns,
+        "thumbnail": link(row.path) if thumbnails else None,
+    }
 
 
 def predictions(answer: Answer, top_k: int, bundle: Bundle) -> Response:

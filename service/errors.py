@@ -54,7 +54,14 @@ class HeadersTooLarge(MaeveError):
 
 
 class NotOffered(MaeveError):
-    """The bundle lacks the graph that the route needs (HTTP 404)."""
+    """The service lacks what the route needs: a graph of the bundle, an index, a folder (HTTP 404)."""
+
+
+class NoThumbnail(MaeveError):
+    """There is no thumbnail of that path (HTTP 404), whatever the reason."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"there is no thumbnail of {path!r}")
 
 
 class UnknownModel(MaeveError):
@@ -70,6 +77,7 @@ ERRORS: dict[type[MaeveError], tuple[int, str]] = {
     MalformedRequest: (400, "malformed_request"),
     InvalidInput: (400, "invalid_input"),
     Unauthorized: (401, "unauthorized"),
+    NoThumbnail: (404, "not_found"),
     NotOffered: (404, "not_offered"),
     UnknownModel: (404, "model_not_found"),
     NotAcceptable: (406, "not_acceptable"),

@@ -35,6 +35,7 @@ OPEN = frozenset({
     "/v2/health/ready",
 })  # fmt: skip
 _OPEN_FILES = "/static/"  # what the page is made of
+_THUMBNAILS = "/thumbnails/"  # up to a hundred go with one answer of /search; they have a limit of their own
 _CLIENT_LEFT = 499  # nobody reads it; nginx's number, for the metrics
 
 access_log = logging.getLogger("service.access")
@@ -128,7 +129,8 @@ class GateMiddleware:
             if key is None:
                 raise Unauthorized("send the API key as Authorization: Bearer KEY, or as X-API-Key: KEY")
             passage.record.key = key.name
-            self._limits.take(key)
+            if not scope["path"].startswith(_THUMBNAILS):
+                self._limits.take(key)
         timeout_s = _timeout_s(headers, self._timeout_ms)
         if not passage.works:
             await passage.run(self._app, scope, timeout_s)
@@ -148,7 +150,7 @@ class GateMiddleware:
     def _account(self, scope: Scope, record: Record) -> None:
         record.end(_route(scope))
         self._metrics.request(record.route, record.status, record.seconds)
-        for stage in ("read", "encode"):
+        for stage in ("read", "search", "encode"):
             if stage in record.stages:
                 self._metrics.stage(stage, record.stages[stage])
         if self._logs:

@@ -21,6 +21,12 @@ def make_table(scope: Scope) -> dict[bytes, bytes]:
     return table
 
 
+def knows_etag(scope: Scope, etag: str) -> bool:
+    """Whether the client has what this etag names (RFC 9110, section 13.1.2)."""
+    sent = (header(scope, b"if-none-match") or "").split(",")
+    return etag in (each.strip().removeprefix("W/") for each in sent)
+
+
 def header(scope: Scope, name: bytes) -> str | None:
     """The value of the header of that name, or the joined values; None if there is none."""
     value: bytes | None = scope[KEY].get(name)

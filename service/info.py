@@ -7,10 +7,11 @@ from typing import Any
 from bundle.cli.version import maeve_version
 from service.device import DeviceInfo
 from service.engine import Engine
+from service.search import Search
 from service.settings import Settings
 
 
-def describe(engine: Engine, settings: Settings) -> dict[str, Any]:
+def describe(engine: Engine, settings: Settings, search: Search | None) -> dict[str, Any]:
     manifest, model = engine.manifest, engine.manifest.model
     return {
         "name": manifest.name,
@@ -47,8 +48,14 @@ def describe(engine: Engine, settings: Settings) -> dict[str, Any]:
         },
         "formats": settings.allowed_formats,
         "image_urls": settings.image_urls,
+        "search": _search(search, settings),
         "cache": {"memory": settings.cache_bytes > 0, "redis": None if engine.remote is None else engine.remote.up},
     }
+
+
+def _search(search: Search | None, settings: Settings) -> dict[str, Any] | None:
+    described = None if search is None else search.describe()
+    return None if described is None else described | {"thumbnails": settings.thumbnails is not None}
 
 
 def _device(info: DeviceInfo) -> dict[str, Any]:

@@ -61,11 +61,15 @@ class Metrics:
         )  # fmt: skip
         stage_seconds = self._histogram(
             "maeve_stage_seconds",
-            "Time in a stage: read and encode of a request, cache, decode, queue and infer of an image.", "stage",
+            "Time in a stage: read, search and encode of a request, cache, decode, queue and infer of an image.",
+            "stage",
         )  # fmt: skip
         batch_images = self._histogram("maeve_batch_images", "Images per model call.", "operation", buckets=_BATCHES)
         busy_seconds = self._counter(
             "maeve_device_busy_seconds", "Time that the device's lanes spent in calls, of all lanes together.", "device"
+        )
+        self._search_seconds = self._histogram(
+            "maeve_search_seconds", "Time to find the neighbours of an image in the index, without waiting for it."
         )
         lookups = self._counter(
             "maeve_cache_requests", "Look-ups by tier (memory, redis) and outcome: hit, miss, error, bypass.",
@@ -124,6 +128,9 @@ class Metrics:
 
     def stage(self, name: str, seconds: float) -> None:
         self._stage_seconds(name).observe(seconds)
+
+    def searched(self, seconds: float) -> None:
+        self._search_seconds.observe(seconds)
 
     def batch(self, operation: str, num_images: int) -> None:
         self._batch_images(operation).observe(num_images)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from bundle.errors import InvalidInput
 from bundle.masking import Masking, complementary_maskings, least_passes, masking_from_removed, random_masking
 from service.errors import BadParameter, NotAcceptable
+from service.filters import MAX_FILTERS
 from service.programs import PoolingName
 
 M = TypeVar("M", bound=BaseModel)
+
+Q = TypeVar("Q", bound="Query")
 
 _POOLINGS: tuple[PoolingName, ...] = ("cls", "mean", "patches")
 
@@ -24,6 +27,7 @@ JSON = "application/json"
 OCTETS = "application/octet-stream"
 NPY = "application/x-npy"
 PNG = "image/png"
+JPEG = "image/jpeg"
 
 
 def _told_as_list(**item: Any) -> WithJsonSchema:
@@ -32,9 +36,13 @@ def _told_as_list(**item: Any) -> WithJsonSchema:
 
 
 class Query(BaseModel):
-    """The parameters of a route that takes none; the others add theirs."""
+    """The parameters of a route that takes none; the others add theirs. REPEATABLE: those that may come several times,
+    and are tuples.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    REPEATABLE: ClassVar[tuple[str, ...]] = ()
 
 
 class EmbedQuery(Query):
@@ -70,6 +78,21 @@ def _in_order(names: str) -> tuple[PoolingName, ...]:
 
 class ClassifyQuery(Query):
     top_k: Annotated[int, Field(ge=1)] = Field(5, description="Most probable labels per image; at most all there are.")
+
+
+class SearchQuery(Query):
+    """`filter`: as given; what they mean depends on the index (service.filters)."""
+
+    REPEATABLE = ("filter",)
+
+    k: Annotated[int, Field(ge=1, le=100)] = Field(10, description="Rows per image; at most all that pass the filters.")
+    filter: Annotated[tuple[str, ...], Field(max_length=MAX_FILTERS)] = Field(
+        (), description="COLUMN=VALUE, also with !=, <, <=, >, >=; several values by comma; repeatable, all must hold."
+    )
+
+
+class ThumbnailQuery(Query):
+    size: Annotated[int, Field(ge=32, le=512)] = Field(160, description="Pixels of the longer side, at most.")
 
 
 class ReconstructQuery(Query):

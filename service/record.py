@@ -14,7 +14,7 @@ REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 UNROUTED = "unmatched"  # the route of a path that no route has
 _SANE_ID = re.compile(rb"[!-~]{1,128}")  # printable, and no room for a second line or header
-STAGES = ("read", "cache", "decode", "queue", "infer", "encode")
+STAGES = ("read", "cache", "decode", "queue", "infer", "search", "encode")
 _STAGE_NAMES = tuple((stage, stage.encode()) for stage in STAGES)
 
 

@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 from service import kserve_shapes, openai
 from service.errors import ERRORS, INTERNAL
 from service.gate import OPEN
-from service.options import JSON, NPY, OCTETS, PNG
+from service.options import JPEG, JSON, NPY, OCTETS, PNG, Query
 from service.programs import PoolingName
 
 Vectors = list[list[float]]
@@ -55,6 +55,22 @@ class ClassifyResponse(BaseModel):
     model: str
     digest: str
     predictions: list[list[Prediction]]
+    cached: list[bool]
+
+
+class Neighbour(BaseModel):
+    path: str
+    sha256: str
+    score: float
+    columns: dict[str, str | int | float | bool | None]
+    thumbnail: str | None
+
+
+class SearchResponse(BaseModel):
+    model: str
+    digest: str
+    num_rows: int
+    results: list[list[Neighbour]]
     cached: list[bool]
 
 
@@ -139,7 +155,7 @@ _IMAGE_LIST = {
 }
 
 
-def takes_images(query: type[BaseModel]) -> dict[str, Any]:
+def takes_images(query: type[Query]) -> dict[str, Any]:
     """What a route takes: the query parameters of the model, and images."""
     forms = {"image/*": _BINARY, OCTETS: _BINARY, "multipart/form-data": _MULTIPART, JSON: _IMAGE_LIST}
     return {"parameters": _query_parameters(query), **_body(forms)}
@@ -161,11 +177,10 @@ def takes_tensors(*path: str) -> dict[str, Any]:
     return {"parameters": [*names(*path)["parameters"], length], **_body(forms)}
 
 
-def names(*path: str) -> dict[str, Any]:
-    """Parts of the path."""
-    return {
-        "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in path]
-    }
+def names(*path: str, query: type[Query] | None = None) -> dict[str, Any]:
+    """Parts of the path, and the query parameters of the model."""
+    parts = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in path]
+    return {"parameters": [*parts, *(_query_parameters(query) if query else ())]}
 
 
 def _body(forms: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +191,7 @@ def _reference(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": _REFERENCE.format(model=model.__name__)}
 
 
-def _query_parameters(query: type[BaseModel]) -> list[dict[str, Any]]:
+def _query_parameters(query: type[Query]) -> list[dict[str, Any]]:
     fields = query.model_json_schema()["properties"]
     return [
         {
@@ -184,8 +199,8 @@ def _query_parameters(query: type[BaseModel]) -> list[dict[str, Any]]:
             "in": "query",
             "required": False,
             "description": schema.get("description", ""),
-            # a list is written with commas
-            **({"style": "form", "explode": False} if schema.get("type") == "array" else {}),
+            # a list is written with commas, unless its parameter may be repeated
+            **({"style": "form", "explode": name in query.REPEATABLE} if schema.get("type") == "array" else {}),
             "schema": {key: value for key, value in schema.items() if key not in ("title", "description")},
         }
         for name, schema in fields.items()
@@ -198,6 +213,12 @@ _TENSOR_HEADERS = {f"Maeve-{name}": _TEXT_HEADER for name in ("Shape", "Dtype", 
 EMBED_ANSWERS = _ok(OCTETS, NPY, headers=_TENSOR_HEADERS) | errors(*_WORK, 406)
 CLASSIFY_ANSWERS = _ok() | errors(*_WORK, 404)
 RECONSTRUCT_ANSWERS = _ok(PNG) | errors(*_WORK, 404, 406)
+SEARCH_ANSWERS = _ok() | errors(*_WORK, 404)
+THUMBNAIL_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {JPEG: {"schema": _BINARY}}, "headers": {"ETag": _TEXT_HEADER, "Server-Timing": _TEXT_HEADER}},
+    304: {"description": "the client has it"},
+    **errors(404, 429),
+}
 EMBEDDINGS_ANSWERS = _ok() | errors(*_WORK, 404)
 INFER_ANSWERS = _ok(OCTETS, headers={"Inference-Header-Content-Length": _TEXT_HEADER}) | flat_errors(*_WORK, 404)
 

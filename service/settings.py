@@ -68,6 +68,12 @@ def _redis_url(url: str) -> str:
     return url
 
 
+def _index_location(text: str) -> str:
+    if re.match(r"(db|https?)://", text, re.IGNORECASE):
+        raise ValueError(f"must be a folder, or a URL such as s3://bucket/index, got {text!r}")
+    return text
+
+
 _DEFAULT_FORMATS = f"{', '.join(DEFAULT[:-1])}, and {DEFAULT[-1]}"
 
 
@@ -174,6 +180,14 @@ class Settings(BaseSettings):
         default=False, description="Whether images may be named by https URLs on public addresses, which are fetched."
     )
     image_url_timeout_ms: _Duration = Field(5000, description="Time to fetch an image from its URL.")
+    search_index: Annotated[str, AfterValidator(_index_location)] | None = Field(
+        None,
+        description="Index that POST /search asks: a folder, or the URL of one in an object store, as python -m "
+        "bulk.index makes it; empty is none.",
+    )
+    thumbnails: Path | None = Field(
+        None, description="Folder in which the images of the index lie by their paths, for small pictures of them."
+    )
     api_keys: str | None = Field(
         None,
         description="Several keys, hashed: name:sha256, or name:sha256:rate with a limit of its own, separated by "

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from bundle.errors import MaeveError
 from bundle.manifest import Manifest
 from bundle.store import Bundle
 from runtime.cores import usable_cores
@@ -25,9 +26,11 @@ from service.ipc.child import Start, beat, begin, next_message
 from service.ipc.devices import Devices
 from service.ipc.framing import Control, Message
 from service.metrics import Metrics
+from service.opening import load
 from service.reload import settle_memory
+from service.search import Search
 from service.server import make_server
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 
 log = logging.getLogger("service.worker")
 
@@ -57,7 +60,9 @@ class Worker:
     async def _lifespan(self, app: Service) -> AsyncIterator[None]:
         control = await Control.over(self._start.line)
         serve = self._start.message["serve"]
-        if serve is not None:
+        if serve is None:
+            await self._prove_search(control)
+        else:
             await self._serve(control, serve)
             await asyncio.wait([task for task in (self._connecting,) if task], timeout=_MEET_S)
         tasks = [asyncio.create_task(beat(control, self._stalled_s)), asyncio.create_task(self._obey(control))]
@@ -72,6 +77,20 @@ class Worker:
             await asyncio.wait(tasks)
             await app.end()
             await control.close()
+
+    async def _prove_search(self, control: Control) -> None:
+        """At the first start of all, where whoever started it should know; later ones serve without what cannot be
+        searched by then.
+        """
+        search: Search | None = self.app.state.search
+        if search is None:
+            return
+        try:
+            await search.prove(load(self._start.settings).manifest)
+        except (MaeveError, SettingsError) as e:
+            control.send({"type": "refused", "message": str(e)})
+            await control.close()
+            os._exit(2)
 
     def _stalled_s(self) -> float:
         """Of its decoders: a device's process tells its own."""

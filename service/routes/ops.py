@@ -56,4 +56,4 @@ async def info(request: Request) -> Response:
     call = Call(request)
     processes = request.scope["app"].state.processes
     told = {} if processes is None else {"processes": processes}
-    return encode.json(describe(call.engine, call.settings) | told)
+    return encode.json(describe(call.engine, call.settings, request.scope["app"].state.search) | told)

@@ -12,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from service.call import DirectRoute
-from service.headers import header
+from service.headers import knows_etag
 
 _STATIC = Path(__file__).parents[1] / "static"
 _FRESH = {"cache-control": "no-cache"}
@@ -52,8 +52,7 @@ class _Page:
 
     def answer(self, request: Request) -> Response:
         headers = {**_HEADERS, "etag": self._etag}
-        known = (header(request.scope, b"if-none-match") or "").split(",")
-        if self._etag in (each.strip().removeprefix("W/") for each in known):
+        if knows_etag(request.scope, self._etag):
             return Response(status_code=304, headers=headers)
         return Response(self._html, headers=headers, media_type="text/html")
 

@@ -1,0 +1,201 @@
+"""One version of an index of stored vectors, as `bundle.vectors` lays it down: opened, held against a bundle, searched.
+
+LanceDB reads it, on threads of its own; this module alone knows it. An index that is opened stays as it is, whatever is
+added to it meanwhile. Letters: K rows found, D width of a vector.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import re
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from bundle.errors import Unavailable
+from bundle.manifest import Manifest
+from bundle.vectors import INDEX_TABLE, VECTORS_KEY, IndexInfo, VectorSpec
+from service.filters import ColumnType, Value
+from service.settings import SettingsError
+
+T = TypeVar("T")
+
+# How Arrow calls the types of columns that one can filter by, and that are told of a row.
+_TYPES: Final[dict[str, ColumnType]] = {
+    "string": "string", "large_string": "string", "int64": "int64", "double": "double", "bool": "bool",
+}  # fmt: skip
+_KEYS: Final = ("path", "sha256")
+_VECTOR: Final = "vector"
+_REFINE: Final = 10  # candidates of an approximate index for each row asked for, compared by their stored vectors
+_TINY: Final = 1e-12  # length under which a vector counts as having none
+_DIGITS: Final = 6  # of a score; what follows is noise of float32
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A row. score: cosine similarity, -1 to 1. columns: its values beside path and sha256; None where it has none."""
+
+    path: str
+    sha256: str
+    score: float
+    columns: Mapping[str, Value | None]
+
+
+class Index:
+    """An open index. `open_index` makes it.
+
+    location: as it was named. vectors: how they were made. columns: those that one can filter by, path and sha256 among
+    them, with their types. num_rows: all of them.
+    """
+
+    def __init__(self, table: Any, location: str, vectors: VectorSpec, schema: Any, *, num_rows: int) -> None:
+        self.location = location
+        self.vectors = vectors
+        self.num_rows = num_rows
+        types = {field.name: str(field.type) for field in schema}
+        self._told = [name for name, kind in types.items() if kind in _TYPES and name not in _KEYS]
+        # LanceDB's expressions do not find a name with a backtick
+        self.columns = {name: _TYPES[types[name]] for name in (*_KEYS, *self._told) if "`" not in name}
+        self._table = table
+        self._distance = "cosine"  # of an approximate index its own, see `prepare`
+        self._approximate = False
+
+    def __str__(self) -> str:
+        made = f"made in {self.vectors.precision} of {_bundle(self.vectors.bundle, self.vectors.digest)}"
+        return f"{self.num_rows} rows of {self.location}, {made}"
+
+    async def prepare(self) -> None:
+        """Find out how it is searched, and that a row can be read. Unavailable."""
+        await _told_as_unavailable(self.location, self._table.query().limit(1).to_arrow())
+        for each in await _told_as_unavailable(self.location, self._table.list_indices()):
+            if list(each.columns) == [_VECTOR]:
+                stats = await _told_as_unavailable(self.location, self._table.index_stats(each.name))
+                self._approximate, self._distance = True, stats.distance_type or self._distance
+
+    def why_unfit(self, manifest: Manifest) -> str | None:
+        """None if its vectors compare with those of the bundle; else why they do not, and what to do."""
+        ours, dim = self.vectors, manifest.model.dim
+        if ours.digest == manifest.digest and ours.dim == dim:
+            return None
+        return (
+            f"the index {self.location} holds vectors of {_bundle(ours.bundle, ours.digest)}, and "
+            f"{_bundle(manifest.name, manifest.digest)} is served; serve that bundle, or make the index anew with this "
+            "one: python -m bulk.embed, then python -m bulk.index"
+        )
+
+    async def nearest(self, vector: NDArray[np.float32], k: int, where: Any) -> list[Neighbour]:
+        """The `k` rows most like `vector` [D], of length 1, of those that `where` (service.filters.expression) lets
+        through: best first, equals by path. Unavailable if the index cannot be read.
+
+        Cancelling it stops the work.
+        """
+        query = self._table.query().nearest_to(vector).distance_type(self._distance).limit(k)
+        if self._approximate:
+            query = query.refine_factor(_REFINE).maximum_nprobes(0)  # as far as it takes to find k rows
+        if where is not None:
+            query = query.where(where)
+        found = await _told_as_unavailable(self.location, query.to_arrow())
+        return self._neighbours(vector, found) if found.num_rows else []
+
+    def _neighbours(self, vector: NDArray[np.float32], found: Any) -> list[Neighbour]:
+        """Scored by the stored vectors, whatever an approximate index thinks of them."""
+        stored = np.stack(found[_VECTOR].to_numpy(zero_copy_only=False)).astype(np.float64)  # [K, D]
+        cosines = np.vecdot(stored, vector) / np.maximum(np.linalg.norm(stored, axis=1), _TINY)  # [K]
+        scores = np.clip(cosines, -1, 1).round(_DIGITS).tolist()
+        values = {name: found[name].to_pylist() for name in (*_KEYS, *self._told)}
+        rows = [
+            Neighbour(
+                values["path"][i], values["sha256"][i], score, {name: values[name][i] for name in self._told}
+            )
+            for i, score in enumerate(scores)
+        ]  # fmt: skip
+        return sorted(rows, key=lambda row: (-row.score, row.path))
+
+
+async def open_index(location: str) -> Index:
+    """The newest version of the index in a folder or at a URL of an object store.
+
+    SettingsError where LanceDB is not installed, Unavailable where there is no index that can be read.
+    """
+    connect, uri = await asyncio.to_thread(lambda: (_connector(), _uri(location)))  # importing takes seconds
+    table = await _told_as_unavailable(location, _open_table(connect, uri))
+    schema = await _told_as_unavailable(location, table.schema())
+    num_rows = await _told_as_unavailable(location, table.count_rows())
+    index = Index(table, location, _read_spec(location, schema), schema, num_rows=num_rows)
+    await index.prepare()
+    return index
+
+
+async def prove_index(location: str, manifest: Manifest) -> Index:
+    """Open it and look something up. Raises as `open_index`, and Unavailable if it does not fit the bundle."""
+    index = await open_index(location)
+    why = index.why_unfit(manifest)
+    if why is not None:
+        raise Unavailable(why)
+    await index.nearest(np.full(index.vectors.dim, index.vectors.dim**-0.5, np.float32), 1, None)
+    return index
+
+
+def _uri(location: str) -> str:
+    """What LanceDB takes: a relative path that begins with "db" would be somebody's cloud."""
+    if _URL.match(location):
+        return location
+    if not Path(location).is_dir():  # else it would be made
+        raise Unavailable(f"there is no index at {location}: no such folder; python -m bulk.index makes one")
+    return str(Path(location).resolve())
+
+
+def _connector() -> Callable[[str], Coroutine[Any, Any, Any]]:
+    try:
+        lancedb = importlib.import_module("lancedb")
+    except ImportError as e:
+        raise SettingsError(
+            "MAEVE_SEARCH_INDEX is set and LanceDB is not installed: pip install maeve[search], or leave it out"
+        ) from e
+    connect: Callable[[str], Coroutine[Any, Any, Any]] = lancedb.connect_async
+    return connect
+
+
+async def _open_table(connect: Callable[[str], Coroutine[Any, Any, Any]], uri: str) -> Any:
+    return await (await connect(uri)).open_table(INDEX_TABLE)
+
+
+def _read_spec(location: str, schema: Any) -> VectorSpec:
+    """Of the table's metadata, which must fit its columns. Unavailable."""
+    try:
+        vectors = IndexInfo.model_validate_json((schema.metadata or {})[VECTORS_KEY]).vectors
+    except (KeyError, ValidationError) as e:
+        raise Unavailable(f"{location} does not say how its vectors were made; python -m bulk.index makes one") from e
+    types = {field.name: str(field.type) for field in schema}
+    keys = [types.get(name) in ("string", "large_string") for name in _KEYS]
+    if not all(keys) or not re.fullmatch(rf"fixed_size_list<\w+: float>\[{vectors.dim}\]", types.get(_VECTOR, "")):
+        raise Unavailable(f"{location} lacks path, sha256 or vectors of {vectors.dim} float32; make the index anew")
+    return vectors
+
+
+async def _told_as_unavailable(location: str, work: Coroutine[Any, Any, T]) -> T:
+    """What LanceDB raises is of every type, and a panic of its Rust code is not even an Exception."""
+    try:
+        return await work
+    except Exception as e:
+        raise Unavailable(f"the index {location} cannot be read: {_first_line(e)}") from e
+    except BaseException as e:
+        if type(e).__name__ != "PanicException":
+            raise
+        raise Unavailable(f"the index {location} cannot be read: {_first_line(e)}") from e
+
+
+def _first_line(error: BaseException) -> str:
+    """Without the place in LanceDB's code."""
+    return re.split(r", \S+\.rs:\d+|\n", str(error), maxsplit=1)[0] or type(error).__name__
+
+
+def _bundle(name: str, digest: str) -> str:
+    return f"the bundle {name} ({digest[:12]})"
