@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
 from bundle.vectors import INDEX_TABLE, VECTORS_KEY, IndexInfo, VectorSpec
-from tests.browser.conftest import SAMPLES
+from tests.servers import ROOT
 
+_SAMPLES = ROOT / "service" / "static" / "samples"
 SUBJECTS = ("cat", "coffee", "astronaut", "rocket", "galaxies")
 NAMES = ("as it is", "mirrored", "closer", "darker", "grey", "naïve #5? 100%")  # what a name may hold is in the last
+
+Found = tuple[str, float]  # path and score
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,16 @@ class SmallIndex:
     rows: list[dict[str, Any]]
     vectors: NDArray[np.float32]
 
-    def nearest(self, vector: NDArray[np.float32]) -> list[tuple[str, float]]:
-        """(path, score) of all rows, best first."""
+    @property
+    def settings(self) -> dict[str, str]:
+        """Of a service that searches it and has its pictures."""
+        return {"MAEVE_SEARCH_INDEX": str(self.path), "MAEVE_THUMBNAILS": str(self.photos)}
+
+    def row(self, path: str) -> dict[str, Any]:
+        return next(row for row in self.rows if row["path"] == path)
+
+    def nearest(self, vector: NDArray[np.float32]) -> list[Found]:
+        """Of all rows, best first."""
         scores = self.vectors @ vector
         return [(self.rows[i]["path"], float(scores[i])) for i in np.argsort(-scores)]
 
@@ -69,7 +80,7 @@ def vector_of(service: str, photo: Path) -> NDArray[np.float32]:
 def _variants(subjects: tuple[str, ...]) -> Iterator[tuple[str, Image.Image]]:
     """Six of each sample, with their paths."""
     for subject in subjects:
-        image = Image.open(SAMPLES / f"{subject}.jpg").convert("RGB")
+        image = Image.open(_SAMPLES / f"{subject}.jpg").convert("RGB")
         width, height = image.size
         variants = (
             image,
