@@ -18,6 +18,7 @@ const WORDS = {
   [REPLACED]: "Another network is served now. This page begins anew with it.",
   400: "The file is damaged and cannot be read.",
   401: "This service is locked: it asks for an API key.",
+  404: "The service does not offer this.",
   413: "That is more than this service takes.",
   415: "This is not a photo of a kind that can be read.",
   422: "The service does not accept this.",

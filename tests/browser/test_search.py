@@ -16,6 +16,7 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import (
     SAMPLES,
+    SCREENSHOTS,
     Complaints,
     OpenPage,
     Scheme,
@@ -87,8 +88,13 @@ def test_filters_hold_together_and_can_be_taken_away(cat: Page, index: SmallInde
     def fit(*conditions: Callable[[dict[str, Any]], bool]) -> list[Found]:
         return [each for each in nearest if all(condition(index.row(each[0])) for condition in conditions)][:FIRST]
 
+    part(cat, "count").press("Home")
     coffee = add_filter(cat, "subject", "=", "coffee,rocket")
+    shows(cat, fit(lambda row: row["subject"] in ("coffee", "rocket"))[:1])
+    expect(part(cat, "said")).to_contain_text("The nearest of those that fit the filters, with the score")
+    part(cat, "count").fill(str(FIRST))
     shows(cat, fit(lambda row: row["subject"] in ("coffee", "rocket")))
+    expect(part(cat, "said")).to_contain_text(f"The {FIRST} nearest of those that fit the filters")
     add_filter(cat, "year", ">=", "2018")
     late = fit(lambda row: row["subject"] in ("coffee", "rocket"), lambda row: row["year"] >= 2018)
     shows(cat, late)
@@ -98,7 +104,7 @@ def test_filters_hold_together_and_can_be_taken_away(cat: Page, index: SmallInde
     coffee.get_by_role("button", name="Remove this filter").click()
     settled(cat)
     shows(cat, fit(lambda row: row["year"] >= 2018, lambda row: not row["night"]))
-    expect(part(cat, "said")).to_contain_text(f"The {FIRST} nearest of those that fit the filters")
+    expect(part(cat, "said")).to_contain_text("10 images fit the filters")
     add_filter(cat, "brightness", "<", "0.001")
     expect(tiles(cat)).to_have_count(0)
     expect(part(cat, "said")).to_have_text("No image fits the filters.")
@@ -222,16 +228,16 @@ def test_another_network_takes_its_index_with_it(open_page: OpenPage, searching:
         return addresses[-1]
 
     with serving_fake(make_bundle(tmp_path / "other", name="other")) as (other, _), between(target) as proxy:
-        page = open_page(proxy.url)
+        page = open_page(proxy.url, height=6000)  # so that every card is in sight
         search(page)
         tiles(page).first.get_by_role("button").click()
         expect(page.get_by_role("dialog")).to_be_visible()
         addresses.append(f"{other.url}/")
-        part(page, "count").evaluate("slider => { slider.value = 3; slider.dispatchEvent(new Event('input')); }")
+        seed = page.locator("#reconstruct [data-part=seed]")  # below the dialog, so that no hand reaches it
+        seed.evaluate("field => { field.value = 5; field.dispatchEvent(new Event('input')); }")
         expect(page.locator("#replaced")).to_contain_text("Another network is served now: other.")
         expect(card(page)).to_be_hidden()
         expect(page.get_by_role("dialog")).to_be_hidden()
-        page.locator("#classify").scroll_into_view_if_needed()
         expect(page.locator("#classify [data-part=labels]")).to_contain_text("%")
         page.close()
 
@@ -251,7 +257,7 @@ def test_it_fits_and_is_accessible(open_page: OpenPage, searching: str, width: i
     tiles(page).nth(1).get_by_role("button").click()
     image = page.get_by_role("dialog").locator("img")
     eventually(lambda: max(picture(image).shape) > 320)
-    page.screenshot(path=screenshot(page, f"search-larger-{width}-{scheme}", "search"))  # what lies below it too
+    page.screenshot(path=SCREENSHOTS / f"search-larger-{width}-{scheme}.png")
     assert not overflows(page)
     assert violations(page, "search") == []
 

@@ -116,6 +116,24 @@ def test_a_picture_that_is_gone_is_told_as_such(
         file.write_bytes(kept)
 
 
+def test_a_busy_service_is_asked_again(open_page: OpenPage, searching: str, complaints: Complaints) -> None:
+    complaints.expected.append("429")
+    page = open_page(searching)
+    busy: list[Route] = []
+
+    def answer(route: Route) -> None:
+        if len(busy) == 2:
+            return route.continue_()
+        busy.append(route)
+        return route.fulfill(status=429, headers={"Retry-After": "1"}, json={"error": {"message": "so many wait"}})
+
+    page.route("**/thumbnails/**", answer)
+    search(page)
+    expect(tiles(page).locator("img[src]")).to_have_count(FIRST)
+    assert len(busy) == 2
+    expect(tiles(page).locator(".missing")).to_have_count(0)
+
+
 def test_a_neighbour_is_seen_larger(cat: Page, index: SmallIndex, nearest: list[Found]) -> None:
     button = tiles(cat).nth(1).get_by_role("button")
     button.click()
