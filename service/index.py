@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import re
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -32,6 +33,7 @@ _TYPES: Final[dict[str, ColumnType]] = {
 }  # fmt: skip
 _KEYS: Final = ("path", "sha256")
 _VECTOR: Final = "vector"
+_DISTANCE: Final = "_distance"  # LanceDB's own, which it warns about where it is not asked for
 _REFINE: Final = 10  # candidates of an approximate index for each row asked for, compared by their stored vectors
 _TINY: Final = 1e-12  # length under which a vector counts as having none
 _DIGITS: Final = 6  # of a score; what follows is noise of float32
@@ -48,6 +50,16 @@ class Neighbour:
     columns: Mapping[str, Value | None]
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """location: as it was named; uri: where that led. connection, table: LanceDB's."""
+
+    location: str
+    uri: str
+    connection: Any
+    table: Any
+
+
 class Index:
     """An open index. `open_index` makes it.
 
@@ -55,15 +67,18 @@ class Index:
     them, with their types. num_rows: all of them.
     """
 
-    def __init__(self, table: Any, location: str, vectors: VectorSpec, schema: Any, *, num_rows: int) -> None:
-        self.location = location
+    def __init__(self, opened: _Opened, vectors: VectorSpec, schema: Any, *, num_rows: int, version: int) -> None:
+        self.location = opened.location
         self.vectors = vectors
         self.num_rows = num_rows
-        types = {field.name: str(field.type) for field in schema}
-        self._told = [name for name, kind in types.items() if kind in _TYPES and name not in _KEYS]
-        # LanceDB's expressions do not find a name with a backtick
-        self.columns = {name: _TYPES[types[name]] for name in (*_KEYS, *self._told) if "`" not in name}
-        self._table = table
+        # LanceDB does not find a column again whose name has a backtick
+        types = {field.name: _TYPES[str(field.type)] for field in schema
+                 if str(field.type) in _TYPES and "`" not in field.name}  # fmt: skip
+        self._told = [name for name in types if name not in _KEYS]
+        self.columns = {name: types[name] for name in (*_KEYS, *self._told)}
+        self._opened = opened
+        self._table = opened.table
+        self._version = version
         self._distance = "cosine"  # of an approximate index its own, see `prepare`
         self._approximate = False
 
@@ -73,11 +88,21 @@ class Index:
 
     async def prepare(self) -> None:
         """Find out how it is searched, and that a row can be read. Unavailable."""
-        await _told_as_unavailable(self.location, self._table.query().limit(1).to_arrow())
+        await _told_as_unavailable(self.location, self._table.query().select([_VECTOR]).limit(1).to_arrow())
         for each in await _told_as_unavailable(self.location, self._table.list_indices()):
             if list(each.columns) == [_VECTOR]:
                 stats = await _told_as_unavailable(self.location, self._table.index_stats(each.name))
                 self._approximate, self._distance = True, stats.distance_type or self._distance
+
+    async def newer(self) -> Index | None:
+        """The newest version if it is another one. It shares what LanceDB keeps in memory of this one. Unavailable."""
+        uri = await asyncio.to_thread(_uri, self.location)
+        if uri != self._opened.uri:  # a link was turned to another folder
+            return await open_index(self.location)
+        table = await _told_as_unavailable(self.location, self._opened.connection.open_table(INDEX_TABLE))
+        if await _told_as_unavailable(self.location, table.version()) == self._version:
+            return None
+        return await _read(replace(self._opened, table=table))
 
     def why_unfit(self, manifest: Manifest) -> str | None:
         """None if its vectors compare with those of the bundle; else why they do not, and what to do."""
@@ -97,6 +122,7 @@ class Index:
         Cancelling it stops the work.
         """
         query = self._table.query().nearest_to(vector).distance_type(self._distance).limit(k)
+        query = query.select([*self.columns, _VECTOR, _DISTANCE])
         if self._approximate:
             query = query.refine_factor(_REFINE).maximum_nprobes(0)  # as far as it takes to find k rows
         if where is not None:
@@ -125,12 +151,9 @@ async def open_index(location: str) -> Index:
     SettingsError where LanceDB is not installed, Unavailable where there is no index that can be read.
     """
     connect, uri = await asyncio.to_thread(lambda: (_connector(), _uri(location)))  # importing takes seconds
-    table = await _told_as_unavailable(location, _open_table(connect, uri))
-    schema = await _told_as_unavailable(location, table.schema())
-    num_rows = await _told_as_unavailable(location, table.count_rows())
-    index = Index(table, location, _read_spec(location, schema), schema, num_rows=num_rows)
-    await index.prepare()
-    return index
+    connection = await _told_as_unavailable(location, connect(uri))
+    table = await _told_as_unavailable(location, connection.open_table(INDEX_TABLE))
+    return await _read(_Opened(location, uri, connection, table))
 
 
 async def prove_index(location: str, manifest: Manifest) -> Index:
@@ -153,6 +176,7 @@ def _uri(location: str) -> str:
 
 
 def _connector() -> Callable[[str], Coroutine[Any, Any, Any]]:
+    os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings would stand between our lines, in a form of their own
     try:
         lancedb = importlib.import_module("lancedb")
     except ImportError as e:
@@ -163,8 +187,15 @@ def _connector() -> Callable[[str], Coroutine[Any, Any, Any]]:
     return connect
 
 
-async def _open_table(connect: Callable[[str], Coroutine[Any, Any, Any]], uri: str) -> Any:
-    return await (await connect(uri)).open_table(INDEX_TABLE)
+async def _read(opened: _Opened) -> Index:
+    """What a table says of itself. Unavailable."""
+    location, table = opened.location, opened.table
+    schema = await _told_as_unavailable(location, table.schema())
+    num_rows = await _told_as_unavailable(location, table.count_rows())
+    version = await _told_as_unavailable(location, table.version())
+    index = Index(opened, _read_spec(location, schema), schema, num_rows=num_rows, version=version)
+    await index.prepare()
+    return index
 
 
 def _read_spec(location: str, schema: Any) -> VectorSpec:

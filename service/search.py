@@ -87,7 +87,7 @@ class Search:
         finished = False
         try:
             found = await asyncio.gather(*(self._look(asked, vector) for vector in vectors))
-            finished = True
+            finished, self._fault = True, None
         except Unavailable as e:
             self._tell(str(e))
             raise
@@ -107,7 +107,7 @@ class Search:
         while True:
             await asyncio.sleep(pause_s)
             async with self._opening:
-                await self._open(self._served())
+                await self._open(self.index if self.up else None, self._served())
             pause_s = _FRESH_S
 
     def describe(self) -> dict[str, Any] | None:
@@ -154,20 +154,22 @@ class Search:
         """The newest version, unless another request has just looked for it. Unavailable if none could be read yet."""
         async with self._opening:
             if self.index is before and time.monotonic() >= self._opened_at + _PATIENCE_S:
-                await self._open(manifest)
+                await self._open(None, manifest)
         if self.index is None:
             raise Unavailable(self._fault or f"the index {self._location} is being opened")
         return self.index
 
-    async def _open(self, manifest: Manifest | None) -> None:
-        """Take the newest version. One that cannot be read, or does not fit where the one before does, is left alone:
-        an index is made anew before the bundle is switched to.
+    async def _open(self, current: Index | None, manifest: Manifest | None) -> None:
+        """Take the newest version, if it is another than `current`. One that cannot be read, or does not fit where the
+        one before does, is left alone: an index is made anew before the bundle is switched to.
         """
         self._opened_at = time.monotonic()
         try:
-            newest = await open_index(self._location)
+            newest = await (open_index(self._location) if current is None else current.newer())
         except Unavailable as e:
             self._tell(str(e))
+            return
+        if newest is None:
             return
         why = None if manifest is None else newest.why_unfit(manifest)
         if why is not None and self.index is not None and manifest is not None and not self.index.why_unfit(manifest):
