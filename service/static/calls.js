@@ -17,11 +17,12 @@ const ONE_IMAGE = ["reconstruct", "anomaly"];
 const USES = {
   embed: ["print(result.shape, result.dtype)"],
   classify: ["for guess in result[0]:", "    print(guess.label, guess.probability)"],
+  search: ["for neighbour in result[0]:", "    print(neighbour.score, neighbour.path)"],
   reconstruct: ['Path("reconstruction.png").write_bytes(result.reconstruction)', "print(result.mean_error)"],
   anomaly: ['Path("heatmap.png").write_bytes(result.heatmap)', "print(result.mean_error, result.max_error)"],
 };
 
-/** A route with its query, as it is sent and shown: commas, which separate lists here, stay readable. */
+/** A route with its query, an object or pairs, as it is sent and shown: commas, which separate lists here, stay readable. */
 export function target(route, params = {}) {
   const query = new URLSearchParams(params).toString().replaceAll("%2C", ",");
   return query ? `${route}?${query}` : route;

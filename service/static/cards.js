@@ -8,8 +8,11 @@ import { Embedding } from "./panels/embedding.js";
 import { Features } from "./panels/features.js";
 import { Keep } from "./panels/keep.js";
 import { Reconstruct } from "./panels/reconstruct.js";
+import { Search } from "./panels/search.js";
 
-const CARDS = { reconstruct: Reconstruct, anomaly: Anomaly, features: Features, embedding: Embedding, alike: Alike, classify: Classify, keep: Keep };
+const CARDS = {
+  reconstruct: Reconstruct, anomaly: Anomaly, features: Features, embedding: Embedding, alike: Alike, search: Search, classify: Classify, keep: Keep,
+};
 
 export class Cards {
   #panels = [];

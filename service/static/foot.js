@@ -11,6 +11,7 @@ const STAGES = {
   decode: "decode",
   queue: "wait",
   infer: "model",
+  search: "search",
   encode: "answer",
 };
 const LEAST_MS = 0.1;

@@ -13,7 +13,7 @@ import { ServiceError } from "./service.js";
  * the card follows a slider that is dragged; a change of its photos ends it. A card that is off the screen waits.
  *
  * What has the class "stage" is dimmed while it is not up to date, and not to be seen while it shows nothing, or other photos
- * than those that failed.
+ * than those that failed. Errors stand below everything, or where a card has its part "trouble".
  */
 export class Panel {
   #wanted = false;
@@ -33,7 +33,8 @@ export class Panel {
     this.error = make("p", { className: "error", hidden: true });
     this.error.setAttribute("role", "alert");
     this.#again.addEventListener("click", () => this.refresh());
-    section.append(this.error, this.#again, this.#foot.element);
+    (this.part("trouble") ?? section).append(this.error, this.#again);
+    section.append(this.#foot.element);
     section.classList.add("empty");
     // Of several entries the last tells how it is now
     this.observer = new IntersectionObserver((entries) => this.#see(entries.at(-1).isIntersecting), { rootMargin: "25%" });

@@ -18,13 +18,16 @@ const WORDS = {
   [REPLACED]: "Another network is served now. This page begins anew with it.",
   400: "The file is damaged and cannot be read.",
   401: "This service is locked: it asks for an API key.",
+  404: "The service does not offer this.",
   413: "That is more than this service takes.",
   415: "This is not a photo of a kind that can be read.",
+  422: "The service does not accept this.",
   429: "The service is busy.",
   500: "The service failed at this.",
   503: "The service is not ready.",
   504: "That took too long.",
 };
+const PICTURES = "image/"; // any of them
 const PASSING = [UNREACHED, 429, 503]; // asking again later may well help
 const REPEATABLE = [...PASSING, BROKEN_OFF, FOREIGN, REPLACED];
 const ABOUT_PHOTOS = [400, 413, 415, CHANGED];
@@ -79,7 +82,7 @@ export class Service extends EventTarget {
   }
 
   /**
-   * Send photos to a route. `params`: query parameters. `accept`: the form of the answer. `headers`: more of them.
+   * Send photos to a route. `params`: as `target` takes them. `accept`: the form of the answer. `headers`: more of them.
    * Returns { body, headers, timing, elapsed }: body is an object for JSON, else an ArrayBuffer; timing maps stages to
    * milliseconds; elapsed is milliseconds until the answer was here. Throws a ServiceError, or an AbortError.
    */
@@ -103,6 +106,12 @@ export class Service extends EventTarget {
       timing: parseTiming(answer.headers.get("Server-Timing")),
       elapsed: performance.now() - start,
     };
+  }
+
+  /** The picture at this address as a data URI. Throws a ServiceError. */
+  async picture(address) {
+    const answer = await this.#reach(address, { headers: this.key ? { "X-API-Key": this.key } : {} });
+    return dataUri(await contents(answer, PICTURES), answer.headers.get("Content-Type"));
   }
 
   /** Resolves once it is worth asking again after an error that passes: after the time that it names, and once the service is ready. */
@@ -144,7 +153,7 @@ async function unsent(photos) {
   return new ServiceError(UNREACHED);
 }
 
-/** An object for JSON, else an ArrayBuffer. Throws a ServiceError where it is of another type than asked for, or incomplete. */
+/** An object for JSON, else an ArrayBuffer. `type`: how it begins. Throws a ServiceError where it is another, or the answer incomplete. */
 async function contents(answer, type) {
   if (!answer.headers.get("Content-Type")?.startsWith(type)) throw new ServiceError(FOREIGN);
   try {
@@ -162,6 +171,14 @@ async function inWords(answer, hadKey) {
   const told = error ? ` The service says: ${index ? error.message.replace(/^image \d+ /, "it ") : error.message}.` : "";
   const said = (WORDS[answer.status] || `That did not work (status ${answer.status}).`) + told;
   return new ServiceError(answer.status, said, index ? Number(index[1]) : null, wait);
+}
+
+function dataUri(bytes, type) {
+  return new Promise((resolve) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.readAsDataURL(new Blob([bytes], { type }));
+  });
 }
 
 /** Resolves after so many milliseconds. */

@@ -17,6 +17,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, FilePayload, Page, Request, expect
 
+from tests.browser.indexes import Found, SmallIndex, make_index, vector_of
 from tests.chromium import open_browser
 from tests.servers import ROOT, serving_bundle
 
@@ -64,6 +65,25 @@ def service() -> Iterator[str]:
     """The address of a service with the bundle in models/default, for all tests here."""
     with running_service() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def index(service: str, tmp_path_factory: pytest.TempPathFactory) -> SmallIndex:
+    """Of variants of the samples."""
+    return make_index(tmp_path_factory.mktemp("index"), service)
+
+
+@pytest.fixture(scope="session")
+def searching(index: SmallIndex) -> Iterator[str]:
+    """The address of a service with that index and its pictures."""
+    with running_service(**index.settings) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def nearest(service: str, index: SmallIndex) -> list[Found]:
+    """All rows of the index, the nearest to the cat first."""
+    return index.nearest(vector_of(service, SAMPLES / "cat.jpg"))
 
 
 @pytest.fixture(scope="module")  # not longer: its event loop must not outlive these tests
