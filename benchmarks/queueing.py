@@ -35,9 +35,11 @@ class Machine:
     in cores that work alone, since they share caches, memory and arithmetic units; empty: k cores do k times as much.
     `lanes` calls run at once, of at most `max_batch` images; on the cores, or beside them (`on_device`).
     `decode_threads`: beside the lanes; 0: lanes decode. `window`: images that these have begun with and the lanes have
-    not finished, at most. `places`: images that wait or are worked on, at most. `decode_s`: of an image; `call_s`: of a model call of n
-    images; `loop_s`, `client_s`: of a request, on the one thread of the event loop and on that of the client.
-    ValueError for numbers that make no machine.
+    not finished, at most. `places`: images that wait or are worked on, at most.
+
+    `decode_s`: of an image; `call_s`: of a model call of n images; `loop_s`, `client_s`: of a request, on the one
+    thread of the event loop, half of it before and half behind the queue, and on that of the client; `loop_wake_s`,
+    `client_wake_s`: more for what finds that thread asleep. ValueError for numbers that make no machine.
     """
 
     lanes: int
@@ -51,7 +53,9 @@ class Machine:
     window: float = math.inf
     places: float = math.inf
     loop_s: float = 0.0
+    loop_wake_s: float = 0.0
     client_s: float = 0.0
+    client_wake_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.lanes < 1 or self.max_batch < 1:
@@ -104,12 +108,12 @@ def closed_loop(machine: Machine, clients: int, seconds: float, *, seed: int = 0
     """Clients that each send a request once the last is answered; answers within `seconds` count."""
     simulation = _Simulation(machine, seed)
 
-    def client(delay_s: float = 0.0) -> None:
+    def client(delay_s: float) -> None:
         begun = simulation.now + delay_s
-        simulation.at(begun, lambda: simulation.request(begun, lambda answered: client(0.0 if answered else RETRY_S)))
+        simulation.at(begun, lambda: simulation.request(begun, client))
 
     for _ in range(clients):
-        client()
+        client(0.0)
     simulation.run(seconds)
     return simulation.outcome(seconds)
 
@@ -157,17 +161,18 @@ class _Cores:
 
 @dataclass
 class _Threads:
-    """A pool of threads with one line in front of it. `window`: pieces of work that were begun and not given back, at
-    most.
+    """A pool of threads with one line in front of it. `wake_s`: more work for a thread that was asleep. `window`: how
+    many pieces of work may be begun before one is given back.
     """
 
     cores: _Cores
     idle: int
+    wake_s: float = 0.0
     window: float = math.inf
     waiting: deque[tuple[float, Callable[[], None]]] = field(default_factory=deque)
 
     def add(self, now: float, work_s: float, then: Callable[[], None]) -> None:
-        self.waiting.append((work_s, then))
+        self.waiting.append((work_s + (self.wake_s if self.idle else 0.0), then))
         self.go_on(now)
 
     def ended(self, now: float) -> None:
@@ -188,10 +193,10 @@ class _Threads:
 
 @dataclass
 class _Image:
-    """A request's one. `reply` is told whether it was answered."""
+    """A request's one. `reply` is told in how many seconds its client may come again."""
 
     begun: float
-    reply: Callable[[bool], None]
+    reply: Callable[[float], None]
     decode_s: float = 0.0  # that a lane has yet to spend on it
 
 
@@ -203,9 +208,9 @@ class _Simulation:
         self._cores = _Cores(machine.cores, machine.speeds)
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._client = _Threads(self._cores, 1)
-        self._loop = _Threads(self._cores, 1)
-        self._decoders = _Threads(self._cores, machine.decode_threads, machine.window)
+        self._client = _Threads(self._cores, 1, machine.client_wake_s)
+        self._loop = _Threads(self._cores, 1, machine.loop_wake_s)
+        self._decoders = _Threads(self._cores, machine.decode_threads, window=machine.window)
         self._waiting: deque[_Image] = deque()
         self._idle_lanes = machine.lanes
         self._pending = 0
@@ -232,7 +237,7 @@ class _Simulation:
         busy = self._busy_s / self._machine.lanes / max(seconds, self.now)
         return Prediction(np.array(self._latencies), self._rejected, seconds, busy)
 
-    def request(self, begun: float, reply: Callable[[bool], None] = lambda _: None) -> None:
+    def request(self, begun: float, reply: Callable[[float], None] = lambda _: None) -> None:
         image = _Image(begun, reply)
         self._work(self._client, self._machine.client_s, lambda: self._receive(image))
 
@@ -243,7 +248,7 @@ class _Simulation:
     def _admit(self, image: _Image) -> None:
         if self._pending >= self._machine.places:
             self._rejected += 1
-            image.reply(False)
+            image.reply(RETRY_S)
             return
         self._pending += 1
         decode_s = self._machine.decode_s(self._random)
@@ -288,4 +293,4 @@ class _Simulation:
 
     def _answer(self, image: _Image) -> None:
         self._latencies.append(self.now - image.begun)
-        image.reply(True)
+        image.reply(0.0)

@@ -144,6 +144,9 @@ def test_the_event_loop_and_the_client_take_their_part_of_the_cores() -> None:
     whole = machine(cores=1, lanes=4, decode_s=lambda _: 1.0, loop_s=0.25, client_s=0.25)
     assert open_loop(whole, [0.0], 1).latencies_s.tolist() == [1.5]
     assert closed_loop(whole, 8, 3000).rate == pytest.approx(1 / 1.5, rel=0.01)
+    waking = machine(lanes=4, decode_s=lambda _: 1.0, loop_s=0.25, loop_wake_s=0.5)
+    assert open_loop(waking, [0.0], 1).latencies_s.tolist() == [1.0 + 0.25 + 2 * 0.5]
+    assert open_loop(waking, [0.0, 0.0], 1).latencies_s.tolist() == [2.25, 2.375]  # the second never finds it asleep
     alone = machine(lanes=4, decode_s=lambda _: 0.001, loop_s=0.25)  # one thread, however many cores
     assert closed_loop(alone, 8, 1000).rate == pytest.approx(4, rel=0.01)
 
