@@ -19,7 +19,7 @@ SIDEBAR = {
     "Ask": ["docs/api", "docs/bulk", "docs/search", "docs/clients/index", "docs/client", "docs/errors"],
     "Serve": [
         "docs/operations", "docs/deployment", "docs/engines", "docs/tensorrt", "docs/settings", "docs/metrics",
-        "docs/security",
+        "docs/scaling", "docs/security",
     ],
     "Know why": ["benchmarks/README", "docs/architecture", "docs/decisions/README", "CONTRIBUTING", "CHANGELOG"],
 }  # fmt: skip

@@ -79,6 +79,10 @@ class Server:
     def port(self) -> int:
         return self.target.port
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def expect(self, least: int, most: int) -> None:
         """From now on answers of other lengths are errors."""
         self.target = replace(self.target, answer_bytes=(least, most))
