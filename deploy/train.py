@@ -16,7 +16,7 @@ import sys
 def main(data: str, run: str, bundle: str, *flags: str) -> None:
     """Returns never: the export takes the place of this process."""
     sys.argv = ["training.pretrain", "--data", data, "--out", run, "--resume", *flags]
-    runpy.run_module("training.pretrain", run_name="__main__")  # exits where it does not end well
+    runpy.run_module("training.pretrain", run_name="__main__", alter_sys=True)  # exits where it does not end well
     export = [sys.executable, "-m", "export", run, "--out", bundle, "--overwrite"]
     os.execv(sys.executable, export)  # noqa: S606  no shell is wanted
 
