@@ -14,12 +14,13 @@ from typing import Any
 import kubernetes_validate
 import yaml
 from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
 
 from service.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "chart"
-OLDEST, NEWEST = "1.27", kubernetes_validate.latest_version()  # OLDEST: kubeVersion of Chart.yaml
+OLDEST, NEWEST = "1.27", kubernetes_validate.latest_version().removesuffix(".0")  # kubeVersion of Chart.yaml, and on
 
 # What the chart gives by other keys than `settings`.
 BY_OTHER_KEYS = {
@@ -41,8 +42,11 @@ def helm(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def template(values: Mapping[str, Any], *arguments: object) -> subprocess.CompletedProcess[str]:
     """`helm template` of a release called maeve with these values."""
-    given = [word for key, value in values.items() for word in ("--set-json", f"{key}={json.dumps(value)}")]
-    return helm("template", "maeve", CHART, *given, *arguments)
+    return helm("template", "maeve", CHART, *_given(values), *arguments)
+
+
+def _given(values: Mapping[str, Any]) -> list[str]:
+    return [word for key, value in values.items() for word in ("--set-json", f"{key}={json.dumps(value)}")]
 
 
 def render(values: Mapping[str, Any], *arguments: object) -> list[Manifest]:
@@ -87,12 +91,25 @@ def check(manifest: Manifest) -> None:
         Draft202012Validator(schema).validate(manifest)
         return
     for version in (OLDEST, NEWEST):
-        _check_own(json.dumps(manifest, sort_keys=True), version)
+        _validator(version, manifest["kind"], manifest["apiVersion"]).validate(manifest)
 
 
-@lru_cache(maxsize=None)  # most manifests are the same with other values
-def _check_own(manifest: str, version: str) -> None:
-    kubernetes_validate.validate(json.loads(manifest), version, strict=True)
+@lru_cache(maxsize=None)
+def _validator(version: str, kind: str, api_version: str) -> Draft202012Validator:
+    """Of the schemas that the package kubernetes-validate brings; it would read two megabytes again for each manifest."""
+    group, _, number = api_version.rpartition("/")
+    name = "-".join(filter(None, (kind.lower(), group.partition(".")[0], number)))
+    return Draft202012Validator(json.loads((_schemas(version) / f"{name}.json").read_text()), registry=_registry(version))
+
+
+@lru_cache(maxsize=None)
+def _registry(version: str) -> Registry[Any]:
+    definitions = json.loads((_schemas(version) / "_definitions.json").read_text())
+    return Resource.from_contents(definitions) @ Registry()
+
+
+def _schemas(version: str) -> Path:
+    return Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema" / f"v{version}.0-local-strict"
 
 
 def _object(required: Iterable[str], **properties: Any) -> dict[str, Any]:
