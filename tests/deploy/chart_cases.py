@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from tests.deploy.chart import CHART, Manifest, render
@@ -82,7 +82,7 @@ ADAPTER = EXAMPLES.pop("prometheus-adapter.yaml")  # values of another chart
 ALL = (*CASES, *EXAMPLES)
 
 
-@lru_cache(maxsize=None)
+@cache
 def rendered(case: str) -> tuple[Manifest, ...]:
     """The manifests of a case, or of a file of examples. Not to be changed."""
     if case in EXAMPLES:

@@ -146,8 +146,8 @@ def test_the_alerts_and_dashboards_are_those_of_the_project() -> None:
     alerts = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())
     assert find(manifests, "PrometheusRule")["spec"] == alerts
     boards = {path.name: json.loads(path.read_text()) for path in (ROOT / "deploy/grafana/dashboards").glob("*.json")}
-    found = {name: json.loads(text) for each in manifests if each["kind"] == "ConfigMap" for name, text in each["data"].items()}
-    assert found == boards
+    data = [each["data"] for each in manifests if each["kind"] == "ConfigMap"]
+    assert {name: json.loads(text) for each in data for name, text in each.items()} == boards
     assert boards
 
 

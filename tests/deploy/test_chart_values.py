@@ -96,7 +96,10 @@ def test_wrong_values_are_refused_by_name(values: dict[str, Any], told: str) -> 
     ("values", "told"),
     [
         (SCALED | {"replicas": 3}, "replicas (3) and autoscaling.enabled exclude each other"),
-        (SCALED | {"autoscaling.minReplicas": 11}, "autoscaling.minReplicas (11) is above autoscaling.maxReplicas (10)"),
+        (
+            SCALED | {"autoscaling.minReplicas": 11},
+            "autoscaling.minReplicas (11) is above autoscaling.maxReplicas (10)",
+        ),
         (SCALED | {"autoscaling.busyShare": None, "autoscaling.queueShare": None}, "needs a measure"),
         (SCALED | {"gpu.enabled": True, "autoscaling.cpuUtilization": 70}, "says nothing of a GPU"),
         (
@@ -141,6 +144,7 @@ def test_all_contradictions_are_told_at_once() -> None:
 
 
 def test_the_drain_that_the_chart_reckons_with_is_the_services() -> None:
-    assert f"settings.{PREFIX}DRAIN_S | default {Settings.model_fields['drain_s'].default} " in (
-        CHART / "templates" / "_helpers.tpl"
-    ).read_text()
+    assert (
+        f"settings.{PREFIX}DRAIN_S | default {Settings.model_fields['drain_s'].default} "
+        in (CHART / "templates" / "_helpers.tpl").read_text()
+    )

@@ -23,6 +23,9 @@
 {{- if and $v.search.claim.name $v.search.url }}
 - search.claim.name and search.url exclude each other: a pod searches one index
 {{- end }}
+{{- if and $v.gpu.enabled (include "maeve.hasSearch" .) (not $v.image.tag) (not $v.image.digest) }}
+- no image of deploy/Dockerfile has both a GPU's engine and the search: build one and give image.tag or image.digest
+{{- end }}
 {{- if and $v.redis.enabled (include "maeve.hasExternalRedis" .) }}
 - externalRedis is given and redis.enabled is true: add redis.enabled=false
 {{- end }}

@@ -19,12 +19,19 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- end -}}
 
+{{- define "maeve.hasSearch" -}}
+{{- if or .Values.search.claim.name .Values.search.url -}}true{{- end -}}
+{{- end -}}
+
+{{- /* The target of deploy/Dockerfile that has what the values need, unless a tag or a digest is given. */ -}}
 {{- define "maeve.image" -}}
+{{- $target := "service" -}}
+{{- if .Values.gpu.enabled }}{{ $target = "service-gpu" }}{{ else if include "maeve.hasSearch" . }}{{ $target = "service-search" }}{{ end -}}
 {{- with .Values.image -}}
 {{- if .digest -}}
 {{ .repository }}@{{ .digest }}
 {{- else -}}
-{{ .repository }}:{{ .tag | default (ternary "gpu" "cpu" $.Values.gpu.enabled) }}
+{{ .repository }}:{{ .tag | default $target }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
