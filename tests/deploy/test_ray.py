@@ -48,7 +48,8 @@ RAY_JOB = _object(
         entrypoint={"type": "string"}, submissionMode={"enum": ["K8sJobMode", "HTTPMode"]}, backoffLimit=_COUNT,
         shutdownAfterJobFinishes={"type": "boolean"}, ttlSecondsAfterFinished=_COUNT,
         rayClusterSpec=_object(
-            "rayVersion headGroupSpec workerGroupSpecs", rayVersion={"type": "string"},
+            "rayVersion authOptions headGroupSpec workerGroupSpecs", rayVersion={"type": "string"},
+            authOptions=_object("mode", mode={"const": "token"}),
             headGroupSpec=_object("rayStartParams template", rayStartParams=_FLAGS, template=_TEMPLATE),
             workerGroupSpecs={"type": "array", "minItems": 1, "items": _object(
                 "groupName replicas minReplicas maxReplicas rayStartParams template", groupName={"type": "string"},
