@@ -18,8 +18,8 @@ SIDEBAR = {
     "Train and export": ["docs/training", "docs/weights", "docs/export", "docs/cli", "models/README"],
     "Ask": ["docs/api", "docs/bulk", "docs/search", "docs/clients/index", "docs/client", "docs/errors"],
     "Serve": [
-        "docs/operations", "docs/deployment", "docs/engines", "docs/tensorrt", "docs/settings", "docs/metrics",
-        "docs/scaling", "docs/security",
+        "docs/operations", "docs/deployment", "docs/kubernetes", "docs/scaling", "docs/engines", "docs/tensorrt",
+        "docs/settings", "docs/metrics", "docs/security",
     ],
     "Know why": ["benchmarks/README", "docs/architecture", "docs/decisions/README", "CONTRIBUTING", "CHANGELOG"],
 }  # fmt: skip
