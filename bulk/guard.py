@@ -39,7 +39,7 @@ def guarded() -> Iterator[None]:
     if not pids or not hasattr(os, "pidfd_open"):
         yield
         return
-    guard = subprocess.Popen(
+    guard = subprocess.Popen(  # noqa: S603 - our own code and numbers
         [sys.executable, "-I", "-S", "-c", _GUARD, *map(str, pids)], stdin=subprocess.PIPE, start_new_session=True
     )
     try:
