@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from bulk.errors import BulkError, RunFailed
+from bulk.guard import guarded
 from bulk.watch import RayTeller, Watch
 from bulk.worker import CALLS_AT_ONCE, Embedder, Job, Report
 from bundle.cli.ending import Stopped, one_line
@@ -67,7 +68,8 @@ def ray_running(address: str | None) -> Iterator[Any]:
         where = "on this machine" if address is None else f"at {address}"
         raise BulkError(f"Ray does not start {where}: {one_line(e)}") from e
     try:
-        yield ray
+        with guarded() if address is None else nullcontext():
+            yield ray
     finally:
         ray.shutdown()
 
