@@ -94,7 +94,7 @@ def carried_columns(part: Part, wanted: Sequence[str] | None) -> dict[str, Colum
     missing = [name for name in wanted or () if name not in part.columns]
     if missing:
         known = ", ".join(part.columns) or "none"
-        raise BulkError(f"--columns: the parts have no {missing[0]!r}; there are: {known}")
+        raise BulkError(f"the parts have no column {missing[0]!r} to filter by; there are: {known}")
     names = list(part.columns) if wanted is None else list(dict.fromkeys(wanted))
     for name in names:
         if name == "vector" or name.startswith("_") or "." in name or not name:

@@ -159,10 +159,9 @@ class IndexTable:
     def nearest(self, query: NDArray[np.float32], k: int) -> NDArray[np.float32]:
         """The vectors [K, D] of the rows most like `query` [D], as the service finds them."""
         with _translated(self._location):
-            search = self._table.search(query).distance_type("cosine").limit(k)
-            if self.num_trained:
-                search = search.refine_factor(_REFINE).maximum_nprobes(0)
-            found = search.select(["vector", "_distance"]).to_arrow()["vector"].combine_chunks()
+            search = self._table.search(query).distance_type("cosine").limit(k).refine_factor(_REFINE)
+            told = search.maximum_nprobes(0).select(["vector", "_distance"]).to_arrow()  # as many as it takes to find k
+            found = told["vector"].combine_chunks()
             vectors: NDArray[np.float32] = found.flatten().to_numpy().reshape(-1, len(query))
             return vectors
 
@@ -229,16 +228,18 @@ def _own_errors(batches: Iterable[pa.RecordBatch]) -> Iterator[Iterator[pa.Recor
 
 @contextmanager
 def _translated(location: str) -> Iterator[None]:
-    """What LanceDB raises is of every type."""
+    """What LanceDB raises is of every type, and a panic of its Rust code is not even an Exception."""
     try:
         yield
     except BulkError:
         raise
-    except Exception as e:
+    except BaseException as e:
+        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":
+            raise
         advice = "make room there" if "No space left" in str(e) else "if it is damaged, delete it, and index again"
         raise BulkError(f"the index {location} cannot be read or written: {_first_line(e)}; {advice}") from e
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     """Without the place in LanceDB's code."""
     return re.split(r", \S+\.rs:\d+|\n", str(error), maxsplit=1)[0] or type(error).__name__

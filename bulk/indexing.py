@@ -159,7 +159,7 @@ def _updated(place: Place, parts: Sequence[Part], table: IndexTable, source: str
             f"{location} was made of {table.contents.source}, and holds {counted(len(gone), 'part')} that {place} has "
             "not; choose another --out, or make it anew: --rebuild"
         )
-    doubled = [mark for mark in there if mark in wanted and there[mark] > wanted[mark].num_vectors]
+    doubled = {mark for mark in there if mark in wanted and there[mark] > wanted[mark].num_vectors}
     table.remove([*gone, *doubled])
     return _added(place, [part for part in parts if part.mark not in there or part.mark in doubled], table)
 
@@ -178,11 +178,13 @@ def _added(place: Place, parts: Sequence[Part], table: IndexTable) -> int:
 def _commits(parts: Sequence[Part]) -> Iterator[list[Part]]:
     """The parts that are added at once."""
     some: list[Part] = []
+    num_rows = 0
     for part in parts:
         some.append(part)
-        if sum(each.num_vectors for each in some) >= _ROWS_PER_COMMIT:
+        num_rows += part.num_vectors
+        if num_rows >= _ROWS_PER_COMMIT:
             yield some
-            some = []
+            some, num_rows = [], 0
     if some:
         yield some
 
@@ -204,7 +206,7 @@ def _tuned(table: IndexTable, num_rows: int) -> float | None:
             table.train()
     if not table.num_trained:
         return None
-    places = np.random.default_rng(0).choice(num_rows, _SAMPLE, replace=False)
+    places = np.random.default_rng(0).choice(num_rows, min(_SAMPLE, num_rows), replace=False)
     queries = table.take(sorted(places.tolist()))
     with track("estimating recall", num_rows, unit="rows") as bar:
         exact = best_cosines(queries, _shown(table.vectors(), bar), K + 1)

@@ -149,7 +149,7 @@ def test_columns_are_all_or_those_that_are_wanted(tmp_path: Path) -> None:
     assert carried_columns(part, None) == COLUMNS
     assert carried_columns(part, ("year", "label", "year")) == {"year": "int64", "label": "string"}
     assert carried_columns(part, ()) == {}
-    with pytest.raises(BulkError, match="--columns: the parts have no 'colour'; there are: label, year, score, sharp"):
+    with pytest.raises(BulkError, match="have no column 'colour' to filter by; there are: label, year, score, sharp"):
         carried_columns(part, ("year", "colour"))
 
 
