@@ -167,12 +167,16 @@ async def prove_index(location: str, manifest: Manifest) -> Index:
 
 
 def _uri(location: str) -> str:
-    """What LanceDB takes: a relative path that begins with "db" would be somebody's cloud."""
+    """What LanceDB takes: a relative path that begins with "db" would be somebody's cloud. Unavailable."""
     if _URL.match(location):
         return location
-    if not Path(location).is_dir():  # else it would be made
+    try:
+        found, folder = Path(location).is_dir(), str(Path(location).resolve())
+    except (OSError, RuntimeError) as e:  # not permitted, or links in a circle
+        raise Unavailable(f"the index {location} cannot be read: {e}") from e
+    if not found:  # else it would be made
         raise Unavailable(f"there is no index at {location}: no such folder; python -m bulk.index makes one")
-    return str(Path(location).resolve())
+    return folder
 
 
 def _store_options(uri: str, environment: Mapping[str, str]) -> dict[str, str] | None:

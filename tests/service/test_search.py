@@ -337,6 +337,9 @@ async def test_what_is_no_index_of_ours_is_refused_with_what_to_do(
         with pytest.raises(Unavailable, match=message):
             await prove_index(str(tmp_path / name), bundle.manifest)
     assert not (tmp_path / "nowhere").exists()
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(Unavailable):
+        await open_index(str(tmp_path / "circle"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(Unavailable, match="cannot be read"):
         await open_index(str(tmp_path / "empty"))
