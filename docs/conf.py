@@ -16,7 +16,7 @@ HOME = "docs/index"
 SIDEBAR = {
     "Begin": ["docs/quickstart", "docs/page", "docs/choosing", "docs/anomaly", "docs/troubleshooting"],
     "Train and export": ["docs/training", "docs/weights", "docs/export", "docs/cli", "models/README"],
-    "Ask": ["docs/api", "docs/clients/index", "docs/client", "docs/errors"],
+    "Ask": ["docs/api", "docs/clients/index", "docs/search", "docs/client", "docs/errors"],
     "Serve": [
         "docs/operations", "docs/deployment", "docs/engines", "docs/tensorrt", "docs/settings", "docs/metrics",
         "docs/security",

@@ -151,7 +151,7 @@ async def open_index(location: str) -> Index:
     SettingsError where LanceDB is not installed, Unavailable where there is no index that can be read.
     """
     connect, uri = await asyncio.to_thread(lambda: (_connector(), _uri(location)))  # importing takes seconds
-    connection = await _told_as_unavailable(location, connect(uri))
+    connection = await _told_as_unavailable(location, connect(uri, storage_options=_store_options(uri, os.environ)))
     table = await _told_as_unavailable(location, connection.open_table(INDEX_TABLE))
     return await _read(_Opened(location, uri, connection, table))
 
@@ -175,7 +175,18 @@ def _uri(location: str) -> str:
     return str(Path(location).resolve())
 
 
-def _connector() -> Callable[[str], Coroutine[Any, Any, Any]]:
+def _store_options(uri: str, environment: Mapping[str, str]) -> dict[str, str] | None:
+    """Beyond what LanceDB finds in the environment by itself: another S3 than Amazon's, and an end to its patience."""
+    if not _URL.match(uri):
+        return None
+    options = {"client_max_retries": "3", "connect_timeout": "5s"}
+    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
+    if endpoint is not None and uri.lower().startswith("s3://"):
+        options |= {"aws_endpoint": endpoint, "allow_http": str(endpoint.startswith("http://")).lower()}
+    return options
+
+
+def _connector() -> Callable[..., Coroutine[Any, Any, Any]]:
     os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings would stand between our lines, in a form of their own
     try:
         lancedb = importlib.import_module("lancedb")
@@ -183,7 +194,7 @@ def _connector() -> Callable[[str], Coroutine[Any, Any, Any]]:
         raise SettingsError(
             "MAEVE_SEARCH_INDEX is set and LanceDB is not installed: pip install maeve[search], or leave it out"
         ) from e
-    connect: Callable[[str], Coroutine[Any, Any, Any]] = lancedb.connect_async
+    connect: Callable[..., Coroutine[Any, Any, Any]] = lancedb.connect_async
     return connect
 
 

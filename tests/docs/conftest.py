@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
+from bundle.store import load_bundle
+from runtime import open_runtime
 from tests.docs.browser import Origin, serving_pages
+from tests.docs.markdown import ROOT
 from tests.docs.page import Page
 from tests.servers import Running, serving_bundle
+from tests.service.indexes import embed, rows, spec_of, write_index
 
+SAMPLES = ROOT / "service" / "static" / "samples"
 KEY = "maeve_of-the-examples"
 RATE = "4"  # requests per second, in bursts of twice as many: little enough to be met
 PLAIN = ("--runtime", "onnxruntime", "--device", "cpu")  # as `make serve` after a plain install
@@ -26,9 +31,21 @@ def origin() -> Iterator[Origin]:
 
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory, origin: Origin) -> Iterator[Running]:
-    log = tmp_path_factory.mktemp("live") / "log"
-    with serving_bundle(*PLAIN, "--cors-origins", origin.url, log=log) as running:
+    folder = tmp_path_factory.mktemp("live")
+    searches = ("--search-index", str(index_samples(folder / "index")), "--thumbnails", str(SAMPLES))
+    with serving_bundle(*PLAIN, *searches, "--cors-origins", origin.url, log=folder / "log") as running:
         yield running
+
+
+def index_samples(folder: Path) -> Path:
+    """Of the photos that come with the project, with columns as the examples filter by them."""
+    bundle = load_bundle(ROOT / "models" / "default")
+    photos = sorted(SAMPLES.glob("*.jpg"))
+    with closing(open_runtime(bundle, "onnxruntime", device="cpu", precision="fp32")) as runtime:
+        vectors = embed(bundle, [photo.read_bytes() for photo in photos], runtime)
+    columns = {"label": [photo.stem.split("-")[0] for photo in photos], "price": [i / 2 for i in range(len(photos))]}
+    spec = spec_of(bundle, pooling="mean")
+    return write_index(folder, rows(vectors, spec, columns, paths=[photo.name for photo in photos]))
 
 
 @pytest.fixture(scope="session")

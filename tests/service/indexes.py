@@ -15,9 +15,8 @@ from bundle.masking import all_ids
 from bundle.preprocess import preprocess
 from bundle.store import Bundle
 from bundle.vectors import INDEX_TABLE, VECTORS_KEY, IndexInfo, VectorSpec
-from runtime import Arrays
+from runtime import Arrays, Runtime
 from runtime.fake import FakeRuntime
-from tests.service.helpers import NUM_PATCHES
 
 
 def spec_of(bundle: Bundle, **fields: Any) -> VectorSpec:
@@ -30,24 +29,29 @@ def spec_of(bundle: Bundle, **fields: Any) -> VectorSpec:
     return VectorSpec(**told | fields)
 
 
-def embed(bundle: Bundle, images: Sequence[bytes]) -> NDArray[np.float32]:
-    """[N, D] of length 1, by the fake runtime and without a service."""
+def embed(bundle: Bundle, images: Sequence[bytes], runtime: Runtime | None = None) -> NDArray[np.float32]:
+    """[N, D] of length 1, without a service, by the fake runtime or another."""
     batch = np.stack([preprocess(image, bundle.manifest.preprocess) for image in images])
-    inputs: Arrays = {"images": batch, "ids_keep": all_ids(len(images), NUM_PATCHES)}
-    mean = FakeRuntime(bundle).run("encoder", inputs)["mean"]  # [N, D]
+    inputs: Arrays = {"images": batch, "ids_keep": all_ids(len(images), bundle.manifest.model.num_patches)}
+    mean = (runtime or FakeRuntime(bundle)).run("encoder", inputs)["mean"]  # [N, D]
     vectors: NDArray[np.float32] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
     return vectors
 
 
 def rows(
-    vectors: NDArray[np.float32], spec: VectorSpec, columns: Mapping[str, Any] | None = None, *, first: int = 0
+    vectors: NDArray[np.float32],
+    spec: VectorSpec,
+    columns: Mapping[str, Any] | None = None,
+    *,
+    first: int = 0,
+    paths: Sequence[str] | None = None,
 ) -> pa.Table:
-    """Rows called 000.png, 001.png, ... from `first` on."""
+    """Rows of these paths, or called 000.png, 001.png, ... from `first` on."""
     numbers = range(first, first + len(vectors))
     flat = pa.array(vectors.astype(np.float32).ravel())
     table = pa.table(
         {
-            "path": [f"{i:03}.png" for i in numbers],
+            "path": paths or [f"{i:03}.png" for i in numbers],
             "sha256": [f"{i:064x}" for i in numbers],
             "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
             **(columns or {}),

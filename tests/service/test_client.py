@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bundle.store import Bundle
-from service.client import AsyncClient, Busy, Client, ClientError, Failed, Rejected, Unreachable
+from service.client import AsyncClient, Busy, Client, ClientError, Failed, Neighbour, Rejected, Unreachable
 from service.client_wire import Attempts, encode_image
 from tests.service.helpers import (
     DIM,
@@ -38,6 +38,7 @@ from tests.service.helpers import (
     pixels,
     serving_fake,
 )
+from tests.service.indexes import embed, rows, spec_of, write_index
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +130,29 @@ def test_labels_come_most_probable_first(client: Client) -> None:
     assert {each.label for each in predictions} == set(LABELS)
     assert sum(each.probability for each in predictions) == pytest.approx(1)
     assert predictions == sorted(predictions, key=lambda each: -each.probability)
+
+
+async def test_neighbours_come_as_the_service_finds_them(fake_bundle: Bundle, tmp_path: Path) -> None:
+    images = [photo(seed) for seed in range(6)]
+    table = rows(embed(fake_bundle, images), spec_of(fake_bundle), {"label": ["cat", "dog, large"] * 3})
+    index = write_index(tmp_path / "index", table)
+    with serving_fake(fake_bundle, search_index=str(index), thumbnails=tmp_path) as (served, _):
+        told = served.http.post("/search?k=2&filter=path!=000.png", content=images[0]).json()["results"][0]
+        with Client(served.url, images_per_request=2) as client:
+            found = client.search(images, k=2)
+            filtered = client.search([images[1]], filters=["label=cat", "path!=000.png"])
+            [one] = client.search([images[0]], k=2, filters=("path!=000.png",))
+            with pytest.raises(Rejected, match="the index has no column 'color'") as refused:
+                client.search(images, filters=["color=red"])
+            with pytest.raises(TypeError, match="give a list of filters"):
+                client.search(images, filters="label=cat")
+        async with AsyncClient(served.url, images_per_request=2) as other:
+            assert await other.search(images, k=2) == found
+    assert [each[0].path for each in found] == [f"{seed:03}.png" for seed in range(6)]
+    assert found[1][0] == Neighbour("001.png", f"{1:064x}", 1.0, {"label": "dog, large"}, "thumbnails/001.png")
+    assert {row.path for row in filtered[0]} == {"002.png", "004.png"}
+    assert [vars(row) for row in one] == told
+    assert (refused.value.status, refused.value.param) == (422, "filter")
 
 
 def test_a_reconstruction_has_its_pictures_and_errors(client: Client) -> None:
