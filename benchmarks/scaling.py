@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import queueing
-from benchmarks.load.calibration import Bench, Calibration, merged, told
+from benchmarks.load.calibration import Bench, Calibration, merged, others_cpu_s, told
 from benchmarks.load.client import answer, arrivals, closed_loop, open_loop
 from benchmarks.load.outcome import Outcome
 from benchmarks.load.redis_cost import redis_cost
@@ -36,6 +36,7 @@ from runtime.cores import usable_cores
 SHARES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.5)  # of what the model says that the service does at most
 PLACES = 64
 CLIENTS = 32
+_QUIET = 0.05  # of the cores, that other programs may take
 _PEAK_S = 20.0  # of made-up time, to learn the most
 HEADER = ("load", "images/s", "p50, ms", "p99, ms", "turned away", "lanes busy")
 
@@ -68,6 +69,7 @@ class Load:
     offered: float | None
     measured: list[Seen] = field(default_factory=list)
     predicted: list[Seen] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)  # cores that other programs took meanwhile
 
     def moments(self, seconds: float, number: int) -> list[float]:
         assert self.offered is not None
@@ -76,13 +78,15 @@ class Load:
     def run(self, server: Server, seconds: float, number: int) -> None:
         """`number`: of the round, whose moments are its own."""
         with running(server):
-            before, started = told(server.port), time.perf_counter()
+            before, others_s, started = told(server.port), others_cpu_s(server), time.perf_counter()
             if self.offered is None:
                 found = closed_loop(server.target, CLIENTS, seconds)
             else:
                 found = open_loop(server.target, self.offered, seconds, seed=number)
             server.settle()
-            elapsed_s, after = time.perf_counter() - started, told(server.port)
+            elapsed_s, others_s = time.perf_counter() - started, others_cpu_s(server) - others_s
+            after = told(server.port)
+            self.others.append(max(0.0, others_s / elapsed_s))
         busy_s = after["maeve_device_busy_seconds_total"] - before["maeve_device_busy_seconds_total"]
         self.measured.append(Seen.measured(found, busy_s / after["maeve_device_lanes"] / elapsed_s))
 
@@ -247,6 +251,7 @@ def run(args: argparse.Namespace) -> Path:
         add_costs(report, calibrations, found, cores)
         add_wire(report, server, bundle)
     add_redis(report, bundle, args.calibration_s / 2)
+    report.add("other programs meanwhile", taken_by_others(found, cores))
     errors = [abs(load.error(lambda s: s.rate)) for load in found]
     report.add(
         "error of the model",
@@ -259,6 +264,13 @@ def run(args: argparse.Namespace) -> Path:
     report.table([HEADER[0], *(f"{name}: measured / model" for name in HEADER[1:])], rows(found))
     report.picture(draw(args.name, found))
     return report.write()
+
+
+def taken_by_others(found: Sequence[Load], cores: int) -> str:
+    """Of the cores, while the service was loaded. The model knows of no other programs."""
+    share = statistics.mean(each for load in found for each in load.others) / cores
+    verdict = "" if share < _QUIET else ": too much, so that the latencies say nothing of the model"
+    return f"{share:.0%} of the cores{verdict}"
 
 
 def latency_errors(found: Sequence[Load]) -> Iterator[tuple[str, float]]:

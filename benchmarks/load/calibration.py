@@ -8,6 +8,7 @@ them.
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import time
@@ -30,6 +31,7 @@ from bundle.masking import all_ids
 from bundle.store import Bundle
 from runtime.onnx import OnnxRuntime, load_session
 
+_STAT = Path("/proc/stat")
 _RARE = 15.0  # requests per second, most of which never meet
 _STEADY = 4  # clients for each lane
 _PARTS = 5  # of the time: decoding, calls, cores together, and two loads of the service
@@ -226,3 +228,13 @@ def threads_cpu_s(pid: int) -> dict[int, float]:
         except OSError:  # it has ended meanwhile
             continue
     return found
+
+
+def others_cpu_s(server: Server) -> float:
+    """Seconds that programs other than this one and the server have had a core, since the machine started; only the
+    difference of two says anything. Of /proc/stat the columns user, nice, system, irq, softirq and steal count.
+    """
+    user, nice, system, _idle, _iowait, irq, softirq, steal = _STAT.read_text().split()[1:9]
+    ticks = sum(map(int, (user, nice, system, irq, softirq, steal)))
+    ours = sum(threads_cpu_s(server.pid).values()) + time.process_time()
+    return ticks / os.sysconf("SC_CLK_TCK") - ours

@@ -47,6 +47,11 @@ def test_two_calibrations_are_one_of_both_samples() -> None:
     assert both.speeds == pytest.approx((1.0, 1.7))
 
 
+@pytest.mark.parametrize(("others", "said"), [(0.04, "2% of the cores"), (1.5, "75% of the cores: too much")])
+def test_a_machine_that_others_use_is_told(others: float, said: str) -> None:
+    assert scaling.taken_by_others([scaling.Load("50%", 100.0, others=[others])], 2).startswith(said)
+
+
 def test_the_result_is_what_machines_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (report, scaling):
         monkeypatch.setattr(module, "RESULTS", tmp_path)
@@ -58,4 +63,5 @@ def test_the_result_is_what_machines_reads(tmp_path: Path, monkeypatch: pytest.M
     assert found["answer_bytes"] > 4 * 32
     assert found["request_bytes"] > 1000
     assert len(re.findall(r"^\| (?:\d+% = \d+/s|32 clients) \|", text, re.MULTILINE)) == len(scaling.SHARES) + 1
+    assert re.search(r"^\| other programs meanwhile \| \d+% of the cores", text, re.MULTILINE)
     assert (tmp_path / "scaling.png").stat().st_size > 1000
