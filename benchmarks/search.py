@@ -31,7 +31,7 @@ from bulk.index_parts import common_spec, list_parts, read_rows
 from bulk.index_recall import K, best_cosines, recall, unit
 from bulk.index_table import ROWS_PER_PARTITION, Contents, IndexTable
 from bulk.place import open_place
-from bundle.vectors import INDEX_TABLE, VectorSpec
+from bundle.vectors import INDEX_TABLE, REFINE, VectorSpec
 
 # Letters: N rows, Q queries, D width of a vector, K rows asked for.
 HEADER = (
@@ -40,7 +40,6 @@ HEADER = (
 )  # fmt: skip
 KINDS = ("IvfSq", "IvfPq", "IvfRq", "IvfHnswSq", "IvfFlat")  # the first is what bulk.index makes
 _FILTER = "tenth = '3'"
-_REFINE = 10
 _NUM_CLUSTERS = 1000
 Vectors = NDArray[np.float32]
 Search = Callable[[Vectors, str | None], Vectors]  # a query [D] and a filter -> vectors [K, D]
@@ -157,7 +156,7 @@ def by_lancedb(table: Any, *, exact: bool) -> Search:
 
     def search(query: Vectors, where: str | None) -> Vectors:
         asked = table.search(query).distance_type("cosine").limit(K).select(["path", "tenth", "vector", "_distance"])
-        asked = asked.bypass_vector_index() if exact else asked.refine_factor(_REFINE).maximum_nprobes(0)
+        asked = asked.bypass_vector_index() if exact else asked.refine_factor(REFINE).maximum_nprobes(0)
         found = (asked if where is None else asked.where(where)).to_arrow()["vector"].combine_chunks()
         vectors: Vectors = found.flatten().to_numpy().reshape(-1, len(query))
         return vectors

@@ -26,13 +26,12 @@ from pydantic import ValidationError
 
 from bulk.errors import BulkError
 from bulk.pieces import ColumnType
-from bundle.vectors import INDEX_TABLE, VECTORS_KEY, IndexInfo, VectorSpec
+from bundle.vectors import INDEX_TABLE, REFINE, VECTORS_KEY, IndexInfo, VectorSpec, store_options
 from sources.urls import is_url
 
 SOURCE_KEY = b"maeve.source"  # of the table's metadata: where its parts lie, see bulk.indexing
 APPROXIMATE_FROM = 20_000  # rows; below, comparing with all of them is as fast (decision 88)
 ROWS_PER_PARTITION = 4096
-_REFINE = 10  # as the service asks: candidates for each row, compared by their stored vectors
 _ARROW = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64(), "bool": pa.bool_()}
 _TRAINED = re.compile(r"^vector_(\d+)$")  # the name of the approximate index says of how many rows it learned
 _MARKS_PER_DELETE = 500
@@ -159,7 +158,7 @@ class IndexTable:
     def nearest(self, query: NDArray[np.float32], k: int) -> NDArray[np.float32]:
         """The vectors [K, D] of the rows most like `query` [D], as the service finds them."""
         with _translated(self._location):
-            search = self._table.search(query).distance_type("cosine").limit(k).refine_factor(_REFINE)
+            search = self._table.search(query).distance_type("cosine").limit(k).refine_factor(REFINE)
             told = search.maximum_nprobes(0).select(["vector", "_distance"]).to_arrow()  # as many as it takes to find k
             found = told["vector"].combine_chunks()
             vectors: NDArray[np.float32] = found.flatten().to_numpy().reshape(-1, len(query))
@@ -177,18 +176,7 @@ def _connect(location: str) -> Any:
         lancedb = importlib.import_module("lancedb")
     except ImportError as e:
         raise BulkError("LanceDB is not installed: pip install maeve[bulk]") from e
-    return lancedb.connect(location, storage_options=_storage_options(location, os.environ))
-
-
-def _storage_options(location: str, environment: Mapping[str, str]) -> dict[str, str] | None:
-    """What a store is told beyond what it finds in the environment: to give up sooner than after minutes."""
-    if not is_url(location):
-        return None
-    options = {"client_max_retries": "3", "connect_timeout": "5s"}
-    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
-    if endpoint is not None and location.startswith("s3://"):
-        options |= {"aws_endpoint": endpoint, "allow_http": str(endpoint.startswith("http://")).lower()}
-    return options
+    return lancedb.connect(location, storage_options=store_options(location, os.environ))
 
 
 def _contents(location: str, schema: pa.Schema) -> Contents:

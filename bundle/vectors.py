@@ -5,7 +5,9 @@ Letters: D width of a vector.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +15,8 @@ from bundle.manifest import Pooling, PositiveInt, Sha256
 
 VECTORS_KEY = b"maeve"  # of a table's schema metadata, in Parquet and in the index: a VectorSpec or an IndexInfo
 INDEX_TABLE = "images"  # the table's name in an index
+REFINE = 10  # candidates of an approximate index for each row asked for, compared by their stored vectors
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 StoredDtype = Literal["float32", "float16"]
 
@@ -45,3 +49,22 @@ class IndexInfo(BaseModel):
 
     schema_version: Literal[1] = 1
     vectors: VectorSpec
+
+
+def is_store(location: str) -> bool:
+    """Whether an index lies in an object store, by URL, and not in a folder."""
+    return _URL.match(location) is not None
+
+
+def store_options(location: str, environment: Mapping[str, str]) -> dict[str, str] | None:
+    """Beyond what LanceDB finds in the environment by itself: another S3 than Amazon's, and an end to its patience.
+
+    None for a folder.
+    """
+    if not is_store(location):
+        return None
+    options = {"client_max_retries": "3", "connect_timeout": "5s"}
+    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
+    if endpoint is not None and location.lower().startswith("s3://"):
+        options |= {"aws_endpoint": endpoint, "allow_http": str(endpoint.startswith("http://")).lower()}
+    return options

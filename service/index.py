@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from bundle.errors import Unavailable
 from bundle.manifest import Manifest
-from bundle.vectors import INDEX_TABLE, VECTORS_KEY, IndexInfo, VectorSpec
+from bundle.vectors import INDEX_TABLE, REFINE, VECTORS_KEY, IndexInfo, VectorSpec, is_store, store_options
 from service.filters import ColumnType, Value
 from service.settings import SettingsError
 
@@ -34,10 +34,8 @@ _TYPES: Final[dict[str, ColumnType]] = {
 _KEYS: Final = ("path", "sha256")
 _VECTOR: Final = "vector"
 _DISTANCE: Final = "_distance"  # LanceDB's own, which it warns about where it is not asked for
-_REFINE: Final = 10  # candidates of an approximate index for each row asked for, compared by their stored vectors
 _TINY: Final = 1e-12  # length under which a vector counts as having none
 _DIGITS: Final = 6  # of a score; what follows is noise of float32
-_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ class Index:
         query = self._table.query().nearest_to(vector).distance_type(self._distance).limit(k)
         query = query.select([*self.columns, _VECTOR, _DISTANCE])
         if self._approximate:
-            query = query.refine_factor(_REFINE).maximum_nprobes(0)  # as far as it takes to find k rows
+            query = query.refine_factor(REFINE).maximum_nprobes(0)  # as far as it takes to find k rows
         if where is not None:
             query = query.where(where)
         found = await _told_as_unavailable(self.location, query.to_arrow())
@@ -151,7 +149,7 @@ async def open_index(location: str) -> Index:
     SettingsError where LanceDB is not installed, Unavailable where there is no index that can be read.
     """
     connect, uri = await asyncio.to_thread(lambda: (_connector(), _uri(location)))  # importing takes seconds
-    connection = await _told_as_unavailable(location, connect(uri, storage_options=_store_options(uri, os.environ)))
+    connection = await _told_as_unavailable(location, connect(uri, storage_options=store_options(uri, os.environ)))
     table = await _told_as_unavailable(location, connection.open_table(INDEX_TABLE))
     return await _read(_Opened(location, uri, connection, table))
 
@@ -168,7 +166,7 @@ async def prove_index(location: str, manifest: Manifest) -> Index:
 
 def _uri(location: str) -> str:
     """What LanceDB takes: a relative path that begins with "db" would be somebody's cloud. Unavailable."""
-    if _URL.match(location):
+    if is_store(location):
         return location
     try:
         found, folder = Path(location).is_dir(), str(Path(location).resolve())
@@ -177,17 +175,6 @@ def _uri(location: str) -> str:
     if not found:  # else it would be made
         raise Unavailable(f"there is no index at {location}: no such folder; python -m bulk.index makes one")
     return folder
-
-
-def _store_options(uri: str, environment: Mapping[str, str]) -> dict[str, str] | None:
-    """Beyond what LanceDB finds in the environment by itself: another S3 than Amazon's, and an end to its patience."""
-    if not _URL.match(uri):
-        return None
-    options = {"client_max_retries": "3", "connect_timeout": "5s"}
-    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
-    if endpoint is not None and uri.lower().startswith("s3://"):
-        options |= {"aws_endpoint": endpoint, "allow_http": str(endpoint.startswith("http://")).lower()}
-    return options
 
 
 def _connector() -> Callable[..., Coroutine[Any, Any, Any]]:

@@ -108,7 +108,10 @@ def test_killed_three_ways_and_resumed_it_has_every_row_once_and_the_service_s_v
     assert found.paths == sorted(path.name for path in photos.iterdir())
     assert set(found.errors) == {"cut.png", "empty.png"}
     assert sorted(path.name for path in (out / "_maeve").iterdir()) == ["errors.csv", "plan-0000.parquet", "run.json"]
-    assert list(csv.reader((out / ERRORS).read_text().splitlines())) == [["path", "error"], *map(list, found.errors.items())]
+    assert list(csv.reader((out / ERRORS).read_text().splitlines())) == [
+        ["path", "error"],
+        *map(list, found.errors.items()),
+    ]
     with serving(create_app(Settings(bundle=DEFAULT))) as served:
         for path, vector in zip(found.paths, found.vectors, strict=True):
             if path not in found.errors:

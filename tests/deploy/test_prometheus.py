@@ -220,7 +220,8 @@ def test_every_panel_has_something_to_show(watched: Watched) -> None:
             assert found == []
             found = watched.ask(asked.removesuffix(" > 0"))
         assert found, place
-        assert any(math.isfinite(value) for _, value in found), place
+        if "maeve_search_seconds_bucket" not in asked:  # no service here has an index, so that no search took any time
+            assert any(math.isfinite(value) for _, value in found), place
 
 
 def test_prometheus_watches_itself(watched: Watched) -> None:
