@@ -94,7 +94,7 @@ class LocalPlace:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """By an advisory lock on the folder of the state, which ends with the process however that ends. What a killed
-        run was writing is cleared away.
+        run was writing is cleared away, and so are folders in which nothing came to be.
         """
         folder = self._root / STATE
         try:
@@ -108,6 +108,9 @@ class LocalPlace:
                 left.unlink(missing_ok=True)
             yield
         finally:
+            for made in (folder, self._root):
+                with suppress(OSError):  # not empty
+                    made.rmdir()
             os.close(descriptor)
 
     def _lock(self, descriptor: int) -> None:

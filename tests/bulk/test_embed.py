@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,7 +64,7 @@ def running(line: list[str], folder: Path = ROOT, env: dict[str, str] | None = N
     try:
         yield process
     finally:
-        process.kill()
+        process.terminate()
         process.communicate(timeout=TIMEOUT_S)
         eventually(lambda: not session_of(process.pid), 30)
 
@@ -182,11 +183,11 @@ def test_a_store_takes_the_output_and_nothing_but_errors_is_a_bad_result(
 def test_a_cluster_by_its_address(fake_bundle: Bundle, tmp_path: Path) -> None:
     """One whose workers know nothing of this project's folder."""
     write_photos(tmp_path / "photos", 6)
-    port = free_port()
+    port, short = free_port(), tempfile.mkdtemp(prefix="ray-")  # sockets lie there, whose paths must be short
     head = [
         str(Path(sys.executable).with_name("ray")), "start", "--head", f"--port={port}", "--num-cpus=2", "--block",
-        "--include-dashboard=false", "--disable-usage-stats", f"--ray-client-server-port={free_port()}",
-        f"--temp-dir={tmp_path}/r", "--object-store-memory=100000000",
+        "--include-dashboard=false", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0",
+        f"--temp-dir={short}", "--object-store-memory=100000000",
     ]  # fmt: skip
     without = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with running(head, tmp_path, without):
@@ -196,6 +197,7 @@ def test_a_cluster_by_its_address(fake_bundle: Bundle, tmp_path: Path) -> None:
             "--rows-per-part", "1", "--address", f"127.0.0.1:{port}",
         )  # fmt: skip
         done = run(line)
+    shutil.rmtree(short)
     assert done.returncode == 0, done.stderr
     assert "2 actors with 1 lane" in done.stderr
     assert len(Found.at(tmp_path / "out").paths) == 6
