@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -64,10 +64,13 @@ def find(sources: Sequence[str], progress: Progress | None) -> list[Found]:
     count = _Counter(progress)
     found: list[Found | tuple[Kind, str]] = []
     single = dict[tuple[Kind, str], list[str]]()
-    for source in sources:
-        files = _spelled(location(source))
+    for named in sources:
+        if not named.strip():
+            raise SourceError("a source is named by an empty text; is a variable of the shell unset?")
+        source = location(named).removeprefix("file://")
+        files = _spelled(source)
         if files is None:
-            found += _look(location(source), count)
+            found.append(_look(source, count))
             continue
         for file in files:
             key = _kind(without_query(file)) or "files", "/".join(file.split("/")[:3]) if is_url(file) else ""
@@ -102,34 +105,33 @@ def _is_folder(url: str) -> bool:
     return stored_kind(url) == "directory"
 
 
-def _look(source: str, count: _Counter) -> Iterator[Found]:
+def _look(source: str, count: _Counter) -> Found:
     """What a folder or a pattern holds."""
-    pattern = is_pattern(source) and not (not is_url(source) and Path(source).is_dir())
+    pattern = is_pattern(source) and (is_url(source) or not Path(source).is_dir())
     root, parts = split(source) if pattern else (source, [])
     root = root if is_url(root) else os.path.abspath(root)  # noqa: PTH100
     spelled = pattern and _spells_suffix(parts[-1])
     names: dict[Kind, Names] = {kind: Names() for kind, _, _ in _KINDS}
     with translated(source):
         tree = open_tree(root)
-        if MARK in tree.scan("", lambda _: False)[0]:
-            raise SourceError(f"{root} is an output of bulk.embed and holds vectors; name the images themselves")
         listed = tree.match(parts, without=MARK) if pattern else tree.walk(lambda n: _kind(n) is not None, without=MARK)
         for name in listed:
             kind = _kind(name)
             if kind is not None or spelled:
                 names[kind or "files"].append(name)
                 count.add()
-    there = [(kind, words) for kind, _, words in _KINDS if len(names[kind])]
+        there = [(kind, words) for kind, _, words in _KINDS if len(names[kind])]
+        if not there and MARK in tree.scan("", lambda _: False)[0]:
+            raise SourceError(f"{root} is an output of bulk.embed and holds vectors; name the images themselves")
     if not there:
         what = "images, .parquet or .tar files"
         raise SourceError(f"no {what} match {source}" if pattern else f"{source} holds no {what}")
+    kind, _ = there[0]
     if len(there) > 1:
-        first = names[there[0][0]][0]
-        raise SourceError(
-            f"{source} holds {' and '.join(words for _, words in there)}; name which, with a pattern such as "
-            f"'{root.rstrip('/')}/**/*{first[first.rfind('.') :]}'"
-        )
-    yield Found(there[0][0], root, names[there[0][0]], distinct=True)
+        example = f"{root.rstrip('/')}/**/*{PurePosixPath(names[kind][0]).suffix}"
+        kinds = " and ".join(words for _, words in there)
+        raise SourceError(f"{source} holds {kinds}; name which, with a pattern such as '{example}'")
+    return Found(kind, root, names[kind], distinct=True)
 
 
 def _kind(name: str) -> Kind | None:

@@ -138,6 +138,7 @@ def test_single_files_are_one_source(tmp_path: Path) -> None:
         (["pets/cat/1.jpg", "pets/cat/1.jpg", "pets/../pets/cat/2.png"], ["1.jpg", "2.png"], 1),
         (["link", "pets"], ["cat/1.jpg", "cat/2.png", "dog/1.jpg"], 3),
         (["pets/cat", "pets"], ["cat/1.jpg", "cat/2.png", "pets/dog/1.jpg"], 2),
+        (["file://{tmp}/pets", "pets/*/1.jpg"], ["cat/1.jpg", "cat/2.png", "dog/1.jpg"], 2),
         (["pets/dog/1.jpg", "pets"], ["dog/1.jpg", "pets/cat/1.jpg", "pets/cat/2.png"], 1),
     ],
 )
@@ -147,7 +148,7 @@ def test_what_is_named_twice_is_listed_once(
     root = touch(tmp_path / "pets", "cat/1.jpg", "cat/2.png", "dog/1.jpg")
     (tmp_path / "link").symlink_to(root)
     monkeypatch.chdir(tmp_path)
-    listing = listed(*sources)
+    listing = listed(*(source.format(tmp=tmp_path) for source in sources))
     assert names(listing) == expected
     assert listing.num_duplicates == num_duplicates
 
@@ -328,6 +329,8 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
 def test_no_source_and_no_size_are_refused() -> None:
     with pytest.raises(SourceError, match="no source is named"):
         listed()
+    with pytest.raises(SourceError, match=r"a source is named by an empty text; is a variable of the shell unset\?"):
+        listed("")
     with pytest.raises(ValueError, match="rows_per_piece must be at least 1, got 0"):
         ReadOptions(max_file_bytes=1, rows_per_piece=0)
 
