@@ -56,7 +56,8 @@ def ray_running(address: str | None) -> Iterator[Any]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address is None:
         options |= {  # local: not a cluster that somebody else has on this machine, which Ray would look for
-            "address": "local", "num_cpus": usable_cores(), "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES,
+            "address": "local", "num_cpus": usable_cores(), "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE_BYTES,
         }  # fmt: skip
     else:
         root = Path(__file__).parents[1]

@@ -185,7 +185,8 @@ def test_a_cluster_by_its_address(fake_bundle: Bundle, tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", 6)
     port, short = free_port(), tempfile.mkdtemp(prefix="ray-")  # sockets lie there, whose paths must be short
     head = [
-        str(Path(sys.executable).with_name("ray")), "start", "--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2", "--block",
+        str(Path(sys.executable).with_name("ray")), "start", "--head", f"--port={port}", "--node-ip-address=127.0.0.1",
+        "--num-cpus=2", "--block",
         "--include-dashboard=false", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0",
         f"--temp-dir={short}", "--object-store-memory=100000000",
     ]  # fmt: skip
