@@ -56,7 +56,8 @@ def ray_running(address: str | None) -> Iterator[Any]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address is None:
         options |= {  # local: not a cluster that somebody else has on this machine, which Ray would look for
-            "address": "local", "num_cpus": usable_cores(), "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES,
+            "address": "local", "num_cpus": usable_cores(), "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE_BYTES,
         }  # fmt: skip
     else:
         root = Path(__file__).parents[1]
@@ -65,8 +66,13 @@ def ray_running(address: str | None) -> Iterator[Any]:
         with _native_stderr_closed():
             ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as e:
-        where = "on this machine" if address is None else f"at {address}"
-        raise BulkError(f"Ray does not start {where}: {one_line(e)}") from e
+        if "InvalidAuthToken" in f"{e} {e.__cause__}":
+            raise BulkError(
+                f"the Ray cluster at {address} asks for its token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+                f"RAY_AUTH_TOKEN_PATH to what its machines have"
+            ) from e
+        where = "does not start on this machine" if address is None else f"does not answer at {address}"
+        raise BulkError(f"Ray {where}: {one_line(e)}") from e
     try:
         with guarded() if address is None else nullcontext():
             yield ray

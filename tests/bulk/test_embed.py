@@ -32,7 +32,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.bulk.working import TIMEOUT_S, Found, command, environment, run, write_photos
 from tests.servers import ROOT
-from tests.service.helpers import eventually, free_port, listens, make_bundle, photo, serving
+from tests.service.helpers import eventually, free_port, make_bundle, photo, serving
 
 DEFAULT = ROOT / "models" / "default"
 NUM_PHOTOS, ROWS = 60, "2"
@@ -185,18 +185,21 @@ def test_a_cluster_by_its_address(fake_bundle: Bundle, tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", 6)
     port, short = free_port(), tempfile.mkdtemp(prefix="ray-")  # sockets lie there, whose paths must be short
     head = [
-        str(Path(sys.executable).with_name("ray")), "start", "--head", f"--port={port}", "--num-cpus=2", "--block",
+        str(Path(sys.executable).with_name("ray")), "start", "--head", f"--port={port}", "--node-ip-address=127.0.0.1",
+        "--num-cpus=2", "--block",
         "--include-dashboard=false", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0",
         f"--temp-dir={short}", "--object-store-memory=100000000",
     ]  # fmt: skip
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
     without = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    with running(head, tmp_path, without):
-        eventually(lambda: listens(port), TIMEOUT_S)
+    with running(head, tmp_path, without | token | {"PYTHONUNBUFFERED": "1"}) as process:
+        assert process.stdout is not None
+        assert any("Ray runtime started" in said for said in process.stdout)
         line = command(
             tmp_path / "photos", fake_bundle.path, tmp_path / "out", "--runtime", "fake", "--num-actors", "2",
             "--rows-per-part", "1", "--address", f"127.0.0.1:{port}",
         )  # fmt: skip
-        done = run(line)
+        done = run(line, **token)
     shutil.rmtree(short)
     assert done.returncode == 0, done.stderr
     assert "2 actors with 1 lane" in done.stderr
