@@ -219,23 +219,56 @@ def measured(result: Path) -> dict[str, float]:
     return {name: float(match[1]) for name, match in found.items() if match is not None}
 
 
+def _share(text: str) -> float:
+    """Of images that a cache knows: with all of them there is nothing to buy."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1, got {text}")
+    return value
+
+
+def _part(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text}")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.machines", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--result", type=Path, default=RESULTS / "scaling.md", help="of benchmarks.scaling")
     for name in _FOUND:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="in place of the result's")
-    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="images per second")
-    parser.add_argument("--hits", type=float, default=0.0, help="share that a cache knows")
-    parser.add_argument("--utilisation", type=float, default=0.7, help="of what is full first")
-    parser.add_argument("--cores", type=int, default=64, help="of a machine without a GPU")
-    parser.add_argument("--gbit", type=float, default=25.0, help="of a machine's network")
-    parser.add_argument("--core-price", type=float, default=0.05, help="of an hour")
-    parser.add_argument("--gpu-decode-ms", type=float, help="for the GPU's network; of decode.md by default")
-    parser.add_argument("--gpu-cores", type=int, default=26, help="of a machine with one GPU")
-    parser.add_argument("--gpu-price", type=float, default=3.0, help="of an hour of such a machine")
-    parser.add_argument("--gpu-rate", type=float, help="images per second, measured; else by the two below")
-    parser.add_argument("--gpu-tflops", type=float, default=989.0, help="peak of dense 16-bit products (an H100 SXM's)")
-    parser.add_argument("--gpu-share", type=float, default=0.3, help="of the peak that is taken to be reached")
+        parser.add_argument(f"--{name.replace('_', '-')}", type=_positive, help="in place of the result's")
+    parser.add_argument("--rates", type=_positive, nargs="+", default=RATES, help="images per second")
+    parser.add_argument("--hits", type=_share, default=0.0, help="share that a cache knows; %(default)s")
+    parser.add_argument("--utilisation", type=_part, default=0.7, help="of what is full first; %(default)s")
+    parser.add_argument("--cores", type=_count, default=64, help="of a machine without a GPU; %(default)s")
+    parser.add_argument("--gbit", type=_positive, default=25.0, help="of a machine's network; %(default)s")
+    parser.add_argument("--core-price", type=_positive, default=0.05, help="of an hour of one; %(default)s")
+    parser.add_argument("--gpu-decode-ms", type=_positive, help="for the GPU's network; of decode.md by default")
+    parser.add_argument("--gpu-cores", type=_count, default=26, help="of a machine with one GPU; %(default)s")
+    parser.add_argument("--gpu-price", type=_positive, default=3.0, help="of an hour of such a machine; %(default)s")
+    parser.add_argument("--gpu-rate", type=_positive, help="images per second, measured; else by the two below")
+    parser.add_argument(
+        "--gpu-tflops", type=_positive, default=989.0, help="peak of dense 16-bit products; %(default)s, an H100's"
+    )
+    parser.add_argument("--gpu-share", type=_part, default=0.3, help="of the peak that is reached; %(default)s")
     parser.add_argument("--update", type=Path, help="a page with places for the tables")
     args = parser.parse_args(argv)
     given = {name: value for name in _FOUND if (value := getattr(args, name)) is not None}

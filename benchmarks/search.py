@@ -234,7 +234,8 @@ def main() -> None:
     args = _arguments()
     data = None if args.data is None else read_vectors(args.data)
     sizes = args.rows if data is None else [len(data) - args.queries]
-    report = Report(args.name, __doc__ or "")
+    named = "search" if data is None else f"search_{Path(args.data).name}"
+    report = Report(args.name or named, __doc__ or "")
     report.add("vectors", "made" if data is None else f"of {Path(args.data).name}")
     report.add("width", str(args.dim if data is None else data.shape[1]))
     report.add("queries", f"{args.queries:,} in {args.rounds} rounds, one after the other")
@@ -259,7 +260,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kinds", choices=KINDS, nargs="+", default=[KINDS[0]])
     parser.add_argument("--folder", help="where the tables are put; by default that of temporary files")
-    parser.add_argument("--name", default="search", help="of the file in results/")
+    parser.add_argument("--name", help="of the file in results/; by default search, or search_NAME for --data NAME")
     args = parser.parse_args()
     if min(args.rows) <= 10 * K or args.queries < 1 or args.rounds < 1:
         parser.error(f"--rows must be more than {10 * K}, --queries and --rounds at least 1")

@@ -69,6 +69,14 @@ def test_a_gpu_s_rate_is_a_share_of_its_arithmetic_where_none_is_given() -> None
     assert "not measured" in tables(args)["inputs"]
 
 
+@pytest.mark.parametrize("wrong", ["--hits=1", "--utilisation=0", "--cores=0", "--core-price=-1", "--gpu-rate=inf"])
+def test_what_no_machine_can_be_is_refused(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        parse([*GIVEN, wrong])
+    assert refused.value.code == 2
+    assert f"argument {wrong.split('=')[0]}: must be" in capsys.readouterr().err
+
+
 def test_a_result_without_the_figures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="has no decode_ms, network_ms"):
         measured(tmp_path / "missing.md")
