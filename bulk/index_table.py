@@ -175,7 +175,7 @@ def _connect(location: str) -> Any:
     try:
         lancedb = importlib.import_module("lancedb")
     except ImportError as e:
-        raise BulkError("LanceDB is not installed: pip install maeve[bulk]") from e
+        raise BulkError("LanceDB is not installed: pip install -e '.[bulk]'") from e
     return lancedb.connect(location, storage_options=store_options(location, os.environ))
 
 

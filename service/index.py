@@ -183,7 +183,7 @@ def _connector() -> Callable[..., Coroutine[Any, Any, Any]]:
         lancedb = importlib.import_module("lancedb")
     except ImportError as e:
         raise SettingsError(
-            "MAEVE_SEARCH_INDEX is set and LanceDB is not installed: pip install maeve[search], or leave it out"
+            "MAEVE_SEARCH_INDEX is set and LanceDB is not installed: pip install -e '.[search]', or leave it out"
         ) from e
     connect: Callable[..., Coroutine[Any, Any, Any]] = lancedb.connect_async
     return connect

@@ -405,7 +405,7 @@ def test_an_index_in_an_object_store_is_searched(
 
 async def test_a_missing_lancedb_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "lancedb", None)
-    with pytest.raises(SettingsError, match=r"pip install maeve\[search\]"):
+    with pytest.raises(SettingsError, match=r"pip install -e '\.\[search\]'"):
         await open_index(str(tmp_path))
 
 
