@@ -18,11 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from bulk.errors import BulkError
-from bulk.parts import PART_NAME, part_info
+from bulk.parts import DIRECTED_KEY, PART_NAME, has_direction, part_info
 from bulk.pieces import ColumnType
 from bulk.place import STATE, Place
 from bundle.vectors import VECTORS_KEY, VectorSpec
@@ -40,7 +39,8 @@ _MARK_BITS = 62  # so that every reader of SQL takes it for a number
 
 @dataclass(frozen=True)
 class Part:
-    """mark: of its name and its footer, which another content changes. num_vectors: its rows that have no error.
+    """mark: of its name and its footer, which holds a digest of the content. num_vectors: its rows that have no error.
+    num_directed: those of them that an index takes; as many, if the part does not say.
 
     columns: those beside path, sha256, embedding and error, with their types as Arrow calls them.
     """
@@ -49,6 +49,7 @@ class Part:
     mark: int
     num_rows: int
     num_vectors: int
+    num_directed: int
     spec: VectorSpec
     columns: Mapping[str, str]
 
@@ -126,14 +127,6 @@ def read_rows(place: Place, parts: Sequence[Part], schema: pa.Schema) -> Iterato
     return _ahead(lambda part: _rows_of(place, part, schema), parts)
 
 
-def has_direction(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """bool [N] of vectors [N, D]: False for zeros, for what is not finite, and for what float32 cannot measure."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.einsum("nd,nd->n", vectors, vectors)  # [N]
-    good: NDArray[np.bool_] = (squares > 0) & np.isfinite(squares)
-    return good
-
-
 def _rows_of(place: Place, part: Part, schema: pa.Schema) -> pa.RecordBatch:
     carried = [name for name in schema.names if name in part.columns]
     try:
@@ -170,7 +163,9 @@ def _look_at(place: Place, name: str) -> Part:
     columns = {field.name: str(field.type) for field in schema if field.name not in _OWN}
     mark = sha256(name.encode() + b"\0" + _footer(tail)).digest()
     shortened = int.from_bytes(mark[:8], "big") >> (64 - _MARK_BITS)
-    return Part(name, shortened, info.num_rows, info.num_rows - info.num_errors, spec, columns)
+    num_vectors = info.num_rows - info.num_errors
+    num_directed = int(pq.read_metadata(io.BytesIO(tail)).metadata.get(DIRECTED_KEY, num_vectors))
+    return Part(name, shortened, info.num_rows, num_vectors, num_directed, spec, columns)
 
 
 def _tail(file: BinaryIO) -> bytes:

@@ -30,7 +30,6 @@ from bundle.vectors import INDEX_TABLE, REFINE, VECTORS_KEY, IndexInfo, VectorSp
 from sources.urls import is_url
 
 SOURCE_KEY = b"maeve.source"  # of the table's metadata: where its parts lie, see bulk.indexing
-APPROXIMATE_FROM = 20_000  # rows; below, comparing with all of them is as fast (decision 88)
 ROWS_PER_PARTITION = 4096
 _ARROW = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64(), "bool": pa.bool_()}
 _TRAINED = re.compile(r"^vector_(\d+)$")  # the name of the approximate index says of how many rows it learned
@@ -175,7 +174,7 @@ def _connect(location: str) -> Any:
     try:
         lancedb = importlib.import_module("lancedb")
     except ImportError as e:
-        raise BulkError("LanceDB is not installed: pip install maeve[bulk]") from e
+        raise BulkError("LanceDB is not installed: pip install -e '.[bulk]'") from e
     return lancedb.connect(location, storage_options=store_options(location, os.environ))
 
 

@@ -20,11 +20,11 @@ from bulk.errors import BulkError
 from bulk.index import IndexConfig
 from bulk.index_parts import Part, carried_columns, common_spec, differences, list_parts, num_planned, read_rows
 from bulk.index_recall import K, best_cosines, recall
-from bulk.index_table import APPROXIMATE_FROM, Contents, IndexTable
+from bulk.index_table import Contents, IndexTable
 from bulk.place import STATE, Place, open_place
 from bulk.progress import Bar, track
 from bundle.cli.words import counted
-from bundle.vectors import VectorSpec
+from bundle.vectors import APPROXIMATE_FROM, VectorSpec
 from sources.stores import file_system
 from sources.urls import is_url
 
@@ -159,7 +159,7 @@ def _updated(place: Place, parts: Sequence[Part], table: IndexTable, source: str
             f"{location} was made of {table.contents.source}, and holds {counted(len(gone), 'part')} that {place} has "
             "not; choose another --out, or make it anew: --rebuild"
         )
-    doubled = {mark for mark in there if mark in wanted and there[mark] > wanted[mark].num_vectors}
+    doubled = {mark for mark in there if mark in wanted and there[mark] > wanted[mark].num_directed}
     table.remove([*gone, *doubled])
     return _added(place, [part for part in parts if part.mark not in there or part.mark in doubled], table)
 

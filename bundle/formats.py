@@ -60,7 +60,7 @@ def parse_formats(text: str) -> tuple[str, ...]:
         if name not in ALL:
             raise ValueError(f"{name!r} is no format that is read; choose from {', '.join(ALL)}, or say all")
         if not _installed(name):
-            missing = "pillow-heif: pip install 'maeve[heif]'" if name == "HEIF" else "a Pillow that was built with it"
+            missing = "pillow-heif: pip install -e '.[heif]'" if name == "HEIF" else "a Pillow that was built with it"
             raise ValueError(f"{name} needs {missing}")
     return tuple(name for name in ALL if name in names)
 

@@ -15,6 +15,7 @@ from bundle.manifest import Pooling, PositiveInt, Sha256
 
 VECTORS_KEY = b"maeve"  # of a table's schema metadata, in Parquet and in the index: a VectorSpec or an IndexInfo
 INDEX_TABLE = "images"  # the table's name in an index
+APPROXIMATE_FROM = 20_000  # rows of an index; below, comparing with all of them is as fast (decision 88)
 REFINE = 10  # candidates of an approximate index for each row asked for, compared by their stored vectors
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from bundle.errors import Unavailable
 from bundle.manifest import Manifest
-from bundle.vectors import INDEX_TABLE, REFINE, VECTORS_KEY, IndexInfo, VectorSpec, is_store, store_options
+from bundle.vectors import APPROXIMATE_FROM, INDEX_TABLE, REFINE, VECTORS_KEY, IndexInfo, VectorSpec, is_store, store_options
 from service.filters import ColumnType, Value
 from service.settings import SettingsError
 
@@ -62,7 +62,7 @@ class Index:
     """An open index. `open_index` makes it.
 
     location: as it was named. vectors: how they were made. columns: those that one can filter by, path and sha256 among
-    them, with their types. num_rows: all of them.
+    them, with their types. num_rows: all of them. approximate: whether a search looks into some of them alone.
     """
 
     def __init__(self, opened: _Opened, vectors: VectorSpec, schema: Any, *, num_rows: int, version: int) -> None:
@@ -78,11 +78,16 @@ class Index:
         self._table = opened.table
         self._version = version
         self._distance = "cosine"  # of an approximate index its own, see `prepare`
-        self._approximate = False
+        self.approximate = False
 
     def __str__(self) -> str:
         made = f"made in {self.vectors.precision} of {_bundle(self.vectors.bundle, self.vectors.digest)}"
         return f"{self.num_rows} rows of {self.location}, {made}"
+
+    @property
+    def to_be_approximate(self) -> bool:
+        """Whether it is not yet, and `bulk.index` makes it so after it has added all rows."""
+        return not self.approximate and self.num_rows >= APPROXIMATE_FROM
 
     async def prepare(self) -> None:
         """Find out how it is searched, and that a row can be read. Unavailable."""
@@ -90,7 +95,7 @@ class Index:
         for each in await _told_as_unavailable(self.location, self._table.list_indices()):
             if list(each.columns) == [_VECTOR]:
                 stats = await _told_as_unavailable(self.location, self._table.index_stats(each.name))
-                self._approximate, self._distance = True, stats.distance_type or self._distance
+                self.approximate, self._distance = True, stats.distance_type or self._distance
 
     async def newer(self) -> Index | None:
         """The newest version if it is another one. It shares what LanceDB keeps in memory of this one. Unavailable."""
@@ -121,7 +126,7 @@ class Index:
         """
         query = self._table.query().nearest_to(vector).distance_type(self._distance).limit(k)
         query = query.select([*self.columns, _VECTOR, _DISTANCE])
-        if self._approximate:
+        if self.approximate:
             query = query.refine_factor(REFINE).maximum_nprobes(0)  # as far as it takes to find k rows
         if where is not None:
             query = query.where(where)
@@ -183,7 +188,7 @@ def _connector() -> Callable[..., Coroutine[Any, Any, Any]]:
         lancedb = importlib.import_module("lancedb")
     except ImportError as e:
         raise SettingsError(
-            "MAEVE_SEARCH_INDEX is set and LanceDB is not installed: pip install maeve[search], or leave it out"
+            "MAEVE_SEARCH_INDEX is set and LanceDB is not installed: pip install -e '.[search]', or leave it out"
         ) from e
     connect: Callable[..., Coroutine[Any, Any, Any]] = lancedb.connect_async
     return connect

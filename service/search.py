@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from service.index import Index, Neighbour, open_index, prove_index
 from service.metrics import Metrics
 from service.options import EmbedQuery, SearchQuery
 from service.settings import Settings
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +88,7 @@ class Search:
         self._enter(len(vectors))
         finished = False
         try:
-            found = await asyncio.gather(*(self._look(asked, vector) for vector in vectors))
+            found = await _all(self._look(asked, vector) for vector in vectors)
             finished, self._fault = True, None
         except Unavailable as e:
             self._tell(str(e))
@@ -161,7 +163,8 @@ class Search:
 
     async def _open(self, current: Index | None, manifest: Manifest | None) -> None:
         """Take the newest version, if it is another than `current`. One that cannot be read, or does not fit where the
-        one before does, is left alone: an index is made anew before the bundle is switched to.
+        one before does, is left alone: an index is made anew before the bundle is switched to. So is one that is still
+        being sorted into partitions, which would be searched slowly for as long.
         """
         self._opened_at = time.monotonic()
         try:
@@ -172,8 +175,12 @@ class Search:
         if newest is None:
             return
         why = None if manifest is None else newest.why_unfit(manifest)
-        if why is not None and self.index is not None and manifest is not None and not self.index.why_unfit(manifest):
+        fits = self.index is not None and manifest is not None and not self.index.why_unfit(manifest)
+        if why is not None and fits:
             self._say(logging.INFO, f"not searched until the bundle is switched: {why}")
+            return
+        if fits and current is not None and current.approximate and newest.to_be_approximate:
+            self._say(logging.INFO, f"not searched until bulk.index has sorted it into partitions: {newest}")
             return
         self._tell(why)
         if self.index is not None and newest.num_rows != self.index.num_rows:
@@ -190,6 +197,16 @@ class Search:
         if message != self._said:
             log.log(level, "%s", message)
             self._said = message
+
+
+async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What each comes to, in order. The first failure is raised once the others have ended, which it cancels."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except BaseExceptionGroup as e:
+        raise e.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 def prove_search(settings: Settings, manifest: Manifest) -> Index | None:

@@ -11,8 +11,9 @@ import pytest
 
 import bulk.index_parts
 from bulk.errors import BulkError
-from bulk.index_parts import Part, carried_columns, common_spec, differences, has_direction, list_parts, read_rows
+from bulk.index_parts import Part, carried_columns, common_spec, differences, list_parts, read_rows
 from bulk.index_table import Contents
+from bulk.parts import has_direction
 from bulk.place import open_place
 from tests.bulk.index_input import COLUMNS, D, clustered, row, spec, write_part, write_parts
 
@@ -52,6 +53,15 @@ def test_a_mark_is_of_the_name_and_the_content(tmp_path: Path) -> None:
     assert [(part.num_rows, part.num_vectors) for part in (a, c)] == [(5, 5), (5, 4)]
 
 
+def test_a_vector_that_is_another_one_changes_the_mark(tmp_path: Path) -> None:
+    """Whatever the sizes are: the vectors of the two have the same bytes in another order, and compress alike."""
+    marks = set()
+    for vector in np.eye(D, dtype=np.float32):
+        write_part(tmp_path, 0, [row("a", vector)])
+        marks.add(parts_of(tmp_path)[0].mark)
+    assert len(marks) == D
+
+
 def test_a_footer_of_any_length_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_parts(tmp_path, clustered(10))
     before = parts_of(tmp_path)
@@ -82,6 +92,8 @@ def test_a_row_without_a_vector_that_has_a_direction_is_left_out(tmp_path: Path)
     (batch,) = rows_of(tmp_path)
     assert batch["path"].to_pylist() == ["a", "b"]
     np.testing.assert_array_equal(has_direction(odd.astype(np.float32)), [False] * 5)
+    [part] = parts_of(tmp_path)
+    assert (part.num_rows, part.num_vectors, part.num_directed) == (8, 7, 2)
 
 
 def test_vectors_of_float16_come_as_float32(tmp_path: Path) -> None:

@@ -119,6 +119,21 @@ def test_rows_of_two_runs_at_once_are_put_right(dst: Path) -> None:
     assert paths(dst / "_index") == names(250)
 
 
+def test_rows_of_two_runs_are_told_where_most_vectors_have_no_direction(tmp_path: Path) -> None:
+    zeros = [row(f"zero {i}", np.zeros(D, np.float32)) for i in range(5)]
+    write_part(tmp_path, 0, [*zeros, *(row(f"good {i}", vector) for i, vector in enumerate(clustered(2)))])
+    run(tmp_path)
+    table = opened(tmp_path / "_index")
+    table.add(table.to_arrow())
+    assert (table.count_rows(), run(tmp_path).num_rows) == (4, 2)
+
+
+def test_a_missing_lancedb_names_the_extra(dst: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    with pytest.raises(BulkError, match=r"LanceDB is not installed: pip install -e '\.\[bulk\]'"):
+        run(dst, rebuild=True)
+
+
 def test_an_index_elsewhere_with_some_of_the_columns(dst: Path, tmp_path: Path) -> None:
     out = tmp_path / "an index"
     summary = run(dst, out=out, columns="year,label")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from bulk.parts import Embedded, encode_part, part_errors, part_info, part_name, part_schema
+from bulk.parts import CONTENT_KEY, DIRECTED_KEY, Embedded, encode_part, part_errors, part_info, part_name, part_schema
 from bulk.pieces import ColumnType, Scalar
 from bundle.store import Bundle
 from bundle.vectors import VECTORS_KEY, VectorSpec
@@ -49,6 +50,15 @@ def test_what_is_written_is_read(tiny_bundle: Bundle, tmp_path: Path, dtype: str
         else:
             np.testing.assert_array_equal(np.array(found["embedding"]), row.vector.astype(dtype))
     assert ds.dataset(tmp_path).to_table(filter=ds.field("error").is_null()).num_rows == 2
+
+
+def test_the_file_tells_a_digest_of_all_that_stands_before_its_footer(tiny_bundle: Bundle) -> None:
+    spec = spec_of(tiny_bundle)
+    data = encode_part(rows(spec.dim), part_schema(spec, COLUMNS))
+    told = pq.read_metadata(io.BytesIO(data)).metadata
+    footer_bytes = int.from_bytes(data[-8:-4], "little") + 8
+    assert told[CONTENT_KEY] == sha256(data[:-footer_bytes]).hexdigest().encode()
+    assert told[DIRECTED_KEY] == b"2"
 
 
 def test_the_footer_counts_the_errors(tiny_bundle: Bundle) -> None:

@@ -37,6 +37,18 @@ CASES: dict[str, dict[str, Any]] = {
     "bundle from an image": {"bundle.image": {"reference": "registry.example.org/photos:7", "path": "/bundle/"}},
     "search": {"search.claim.name": "index", "search.thumbnails": {"name": "photos", "subPath": "small"}},
     "search by url": {"search.url": "s3://models/index", "envFrom": [{"secretRef": {"name": "s3"}}]},
+    "stores of other ports": {
+        "search": {"url": "s3://models/index", "ports": [9000, 9001]},
+        "bundle.fetch": {"source": ":s3,endpoint='minio:9000':models/a", "ports": [9000]},
+    },
+    "load balancer": {
+        "service.type": "LoadBalancer",
+        "networkPolicy.from": [{"podSelector": {}}, {"ipBlock": {"cidr": "203.0.113.0/24"}}],
+    },
+    "redis with more memory": {"redis.resources.limits": {"memory": "2Gi"}},
+    "redis with memory twice": {
+        "redis.resources": {"requests": {"memory": "512Mi"}, "limits": {"cpu": 1, "memory": "1Gi"}}
+    },
     "ingress": {"ingress.enabled": True, "ingress.host": "maeve.example.org", "ingress.tlsSecret": "tls"},
     "autoscaling": {"autoscaling.enabled": True, "autoscaling.busyShare": "0.65"},
     "autoscaling by cpu": {

@@ -51,6 +51,31 @@ def test_an_object_store_is_reached_by_those_who_need_one(case: str) -> None:
     assert 443 not in _ports(_egress("bundle from a claim"))
 
 
+def test_an_object_store_of_another_port_is_reached_there() -> None:
+    rules = _egress("stores of other ports")
+    assert _ports(rules)[-2:] == [9000, 9001]
+    assert 443 not in _ports(rules)
+
+
+def test_clients_outside_the_cluster_are_let_in_where_the_service_is_for_them() -> None:
+    [rule] = find(rendered("load balancer"), "NetworkPolicy")["spec"]["ingress"]
+    assert {"ipBlock": {"cidr": "203.0.113.0/24"}} in rule["from"]
+    assert find(render({"service.type": "NodePort", "networkPolicy.enabled": False}), "Service")
+
+
+@pytest.mark.parametrize(
+    ("case", "requests", "limits"),
+    [
+        ("default", {"cpu": "100m", "memory": "384Mi"}, {"memory": "384Mi"}),
+        ("redis with more memory", {"cpu": "100m", "memory": "2Gi"}, {"memory": "2Gi"}),
+        ("redis with memory twice", {"cpu": "100m", "memory": "512Mi"}, {"cpu": 1, "memory": "1Gi"}),
+    ],
+)
+def test_redis_has_the_memory_that_the_values_say(case: str, requests: Rule, limits: Rule) -> None:
+    pod = find(rendered(case), "Deployment", "maeve-redis")["spec"]["template"]["spec"]
+    assert pod["containers"][0]["resources"] == {"requests": requests, "limits": limits}
+
+
 def test_image_urls_lead_to_public_addresses_alone() -> None:
     [rule] = [rule for rule in _egress("image urls and traces") if rule["ports"] == [{"port": 443}]]
     blocks = [each["ipBlock"] for each in rule["to"]]

@@ -127,6 +127,8 @@ def test_wrong_values_are_refused_by_name(values: dict[str, Any], told: str) -> 
             KEYED | {"settings.MAEVE_METRICS_API_KEY": True, "monitoring.serviceMonitor.enabled": True},
             "give monitoring.serviceMonitor.keySecret",
         ),
+        ({"service.type": "LoadBalancer"}, "add their addresses to networkPolicy.from as an ipBlock"),
+        ({"service.type": "NodePort"}, "service.type NodePort is for clients outside the cluster"),
         ({"resources": {"limits": {"cpu": None}, "requests": {"cpu": None}}}, "a pod would take its node's every core"),
     ],
 )

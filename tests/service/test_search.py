@@ -23,6 +23,8 @@ from bundle.store import Bundle
 from bundle.vectors import INDEX_TABLE, VECTORS_KEY
 from service import search
 from service.index import Index, open_index, prove_index
+from service.metrics import Metrics
+from service.options import SearchQuery
 from service.settings import Settings, SettingsError
 from tests.service.helpers import DIM, Served, eventually, make_bundle, photo, serving_fake
 from tests.service.indexes import add_rows, embed, rows, spec_of, write_index
@@ -289,6 +291,62 @@ def test_an_index_made_anew_in_its_place_is_taken(
         eventually(lambda: len(find(served, photo(1), k=100)) == 7)
 
 
+def test_an_approximate_index_is_searched_until_the_one_made_anew_is_sorted_too(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.index.APPROXIMATE_FROM", 280)
+    monkeypatch.setattr(search, "_FRESH_S", 0.05)
+    caplog.set_level("INFO", "service.search")
+    stored = np.random.default_rng(0).standard_normal((300, DIM)).astype(np.float32)
+    folder = write_index(tmp_path / "i", rows(stored, spec_of(bundle)))
+
+    def sort() -> None:
+        config = IvfSq(distance_type="cosine", num_partitions=1)
+        lancedb.connect(folder).open_table(INDEX_TABLE).create_index("vector", config=config)
+
+    def num_rows() -> int:
+        return int(served.http.get("/info").json()["search"]["num_rows"])
+
+    sort()
+    with serving_fake(bundle, search_index=str(folder)) as (served, _):
+        assert len(find(served, photo(1), k=1)) == 1
+        write_index(folder, rows(stored[:290], spec_of(bundle)))
+        eventually(lambda: "not searched until bulk.index has sorted it" in caplog.text)
+        assert num_rows() == 300
+        sort()
+        eventually(lambda: num_rows() == 290)
+        write_index(folder, rows(stored[:100], spec_of(bundle)))  # so few are never sorted
+        eventually(lambda: num_rows() == 100)
+
+
+async def test_a_search_that_fails_ends_those_beside_it(
+    index: Path, bundle: Bundle, vectors: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else they would go on when their places are free again."""
+    running, begun = 0, asyncio.Event()
+
+    async def nearest(_: Index, vector: NDArray[np.float32], *__: Any) -> Any:
+        nonlocal running
+        if (vector == vectors[1]).all():
+            await begun.wait()
+            raise Unavailable("the store is gone")
+        running += 1
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            running -= 1
+
+    monkeypatch.setattr(search, "usable_cores", lambda: 2)
+    held = search.Search(str(index), Settings(), Metrics(), lambda: bundle.manifest)
+    await held.prove(bundle.manifest)
+    asked = await held.ask(SearchQuery(), bundle.manifest)
+    monkeypatch.setattr(Index, "nearest", nearest)
+    with pytest.raises(Unavailable, match="the store is gone"):
+        await held.nearest(asked, vectors[:2])
+    assert (running, held.pending) == (0, 0)
+
+
 def test_an_index_that_is_gone_is_503_for_searches_alone_until_it_is_back(index: Path, bundle: Bundle) -> None:
     with serving_fake(bundle, search_index=str(index)) as (served, _):
         index.rename(index.with_name("away"))
@@ -405,7 +463,7 @@ def test_an_index_in_an_object_store_is_searched(
 
 async def test_a_missing_lancedb_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "lancedb", None)
-    with pytest.raises(SettingsError, match=r"pip install maeve\[search\]"):
+    with pytest.raises(SettingsError, match=r"pip install -e '\.\[search\]'"):
         await open_index(str(tmp_path))
 
 

@@ -97,7 +97,7 @@ def test_what_is_missing_ends_the_start_with_one_line(bundles: tuple[Bundle, Bun
     gone, index = tmp_path / "gone", index_of(bundles[0], tmp_path / "index")
     for ended, message in (
         (run(bundles[0], "--workers", "2", "--search-index", str(gone)), f"error: there is no index at {gone}"),
-        (run(bundles[0], "--check", "--search-index", str(index), PYTHONPATH=hidden), "pip install maeve[search]"),
+        (run(bundles[0], "--check", "--search-index", str(index), PYTHONPATH=hidden), "pip install -e '.[search]'"),
         (run(bundles[0], "--check", "--thumbnails", str(gone)), "error: MAEVE_THUMBNAILS: there is no folder"),
         (
             run(bundles[0], "--check", "--search-index", "db://mine"),

@@ -44,6 +44,11 @@
 {{- if and $v.settings.MAEVE_METRICS_API_KEY $v.monitoring.serviceMonitor.enabled (not $v.monitoring.serviceMonitor.keySecret) }}
 - settings.MAEVE_METRICS_API_KEY closes /metrics to Prometheus: give monitoring.serviceMonitor.keySecret
 {{- end }}
+{{- $addresses := false -}}
+{{- range $v.networkPolicy.from }}{{ if hasKey . "ipBlock" }}{{ $addresses = true }}{{ end }}{{ end -}}
+{{- if and $v.networkPolicy.enabled (ne $v.service.type "ClusterIP") (not $addresses) }}
+- service.type {{ $v.service.type }} is for clients outside the cluster, and the network policy lets none of them in: add their addresses to networkPolicy.from as an ipBlock, or networkPolicy.enabled=false
+{{- end }}
 {{- $cores := include "maeve.coresSetting" . -}}
 {{- if and (include "maeve.coresAreOpen" .) (not (dig "requests" "cpu" "" $v.resources)) (not (hasKey $v.settings $cores)) }}
 - resources has no CPU, so a pod would take its node's every core: give resources.requests.cpu, limits.cpu or settings.{{ $cores }}
