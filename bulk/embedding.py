@@ -21,6 +21,7 @@ from bulk.display import displayed
 from bulk.embed import STOPPED, EmbedConfig
 from bulk.engine import check_channels
 from bulk.errors import RunFailed
+from bulk.finding import absolute
 from bulk.listing import list_pieces
 from bulk.parts import part_name
 from bulk.pieces import Listing, ReadOptions
@@ -74,7 +75,7 @@ def _prepare(config: EmbedConfig, manifest: Manifest, place: Place, ray: Any) ->
     )  # fmt: skip
     listing = _list(config)
     record = RunRecord(
-        created_at=datetime.now(UTC).replace(microsecond=0), sources=tuple(map(_as_text, config.sources)),
+        created_at=datetime.now(UTC).replace(microsecond=0), sources=tuple(_as_text(absolute(s)) for s in config.sources),
         vectors=vectors, engine=engine, image_column=config.image_column, carried=dict(listing.columns),
         max_pixels=config.max_pixels, max_file_bytes=config.max_file_bytes, versions=_versions(engine.runtime),
     )  # fmt: skip
