@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from bulk.embed import EmbedConfig
@@ -13,7 +14,7 @@ from bulk.errors import BulkError
 from bulk.place import open_place
 from bulk.record import RunRecord
 from bundle.store import Bundle
-from tests.sources.test_open import touch
+from tests.sources.test_open import structs, touch, write_parquet
 
 
 def prepared(
@@ -43,3 +44,38 @@ def test_a_source_that_was_moved_is_another_one(
     monkeypatch.chdir(tmp_path / "new")
     with pytest.raises(BulkError, match=rf"SRC was {tmp_path}/old/photos, and is now {tmp_path}/new/photos"):
         prepared(fake_bundle, out, "photos")
+
+
+def test_a_folder_may_gain_its_first_sub_folder_and_lose_its_last(fake_bundle: Bundle, tmp_path: Path) -> None:
+    photos = touch(tmp_path / "photos", "1.jpg")
+    flat = tmp_path / "flat"
+    assert prepared(fake_bundle, flat, photos)[0].carried == {}
+    touch(photos, "cat/2.jpg")
+    record, names = prepared(fake_bundle, flat, photos)
+    assert (record.carried, names) == ({}, ["1.jpg", "cat/2.jpg"])
+    for columns in (None, "label"):
+        deep = tmp_path / f"deep-{columns}"
+        touch(photos, "cat/2.jpg")
+        assert prepared(fake_bundle, deep, photos, columns=columns)[0].carried == {"label": "string"}
+        shutil.rmtree(photos / "cat")
+        touch(photos, "3.jpg")
+        record, names = prepared(fake_bundle, deep, photos, columns=columns)
+        assert (record.carried, names[-1]) == ({"label": "string"}, "3.jpg")
+        (photos / "3.jpg").unlink()
+
+
+def test_parquet_keeps_its_columns_and_may_have_more(fake_bundle: Bundle, tmp_path: Path) -> None:
+    images, file = {"image": structs(b"a")}, tmp_path / "x.parquet"
+    write_parquet(file, images | {"n": pa.array([1]), "w": pa.array([0.5])})
+    first, _ = prepared(fake_bundle, tmp_path / "out", file, columns="n,w")
+    write_parquet(file, images | {"w": pa.array([1]), "n": pa.array([1]), "more": pa.array(["x"])})
+    assert prepared(fake_bundle, tmp_path / "out", file)[0] == first
+    assert prepared(fake_bundle, tmp_path / "out", file, columns="w,n")[0] == first
+    with pytest.raises(BulkError, match=r"the columns was n int64, w double, and is now n int64\."):
+        prepared(fake_bundle, tmp_path / "out", file, columns="n")
+    write_parquet(file, images | {"w": pa.array([1])})
+    with pytest.raises(BulkError, match="the columns was n int64, w double, and is now w int64"):
+        prepared(fake_bundle, tmp_path / "out", file)
+    write_parquet(file, images | {"w": pa.array([1]), "n": pa.array([1.5])})
+    with pytest.raises(BulkError, match="the columns was n int64, w double, and is now w int64, n double"):
+        prepared(fake_bundle, tmp_path / "out", file)
