@@ -36,6 +36,19 @@ def merge(parts: Iterable[tuple[str, Mapping[str, ColumnType]]]) -> Columns:
     return merged
 
 
+def goes_on(
+    before: Mapping[str, ColumnType], now: Mapping[str, ColumnType], asked: Collection[str] | None, *, may_lack: bool
+) -> bool:
+    """Whether rows with the columns `now` may follow others that carry `before`, and no others are asked for.
+
+    may_lack: whether a column that is carried may be nowhere, as labels are in a folder whose last sub-folder is gone.
+    """
+    if asked is not None and set(asked) != set(before):
+        return False
+    fitting: dict[ColumnType, tuple[ColumnType, ...]] = {"double": ("double", "int64")}
+    return all(now[name] in fitting.get(kind, (kind,)) if name in now else may_lack for name, kind in before.items())
+
+
 def conform(row: Row, columns: Mapping[str, ColumnType]) -> Row:
     """The row with exactly these columns, None where it lacks one; a value of another type costs it its image."""
     values, data = dict[str, Scalar](), row.data

@@ -21,6 +21,7 @@ from bulk.display import displayed
 from bulk.embed import STOPPED, EmbedConfig
 from bulk.engine import check_channels
 from bulk.errors import RunFailed
+from bulk.finding import absolute
 from bulk.listing import list_pieces
 from bulk.parts import part_name
 from bulk.pieces import Listing, ReadOptions
@@ -72,9 +73,9 @@ def _prepare(config: EmbedConfig, manifest: Manifest, place: Place, ray: Any) ->
         bundle=manifest.name, digest=manifest.digest, precision=engine.precision, dim=manifest.model.dim,
         pooling=config.pooling or manifest.pooling, normalize=config.normalize, keep=config.keep, dtype=config.dtype,
     )  # fmt: skip
-    listing = _list(config)
+    listing = _list(config, before)
     record = RunRecord(
-        created_at=datetime.now(UTC).replace(microsecond=0), sources=tuple(map(_as_text, config.sources)),
+        created_at=datetime.now(UTC).replace(microsecond=0), sources=tuple(map(_recorded, config.sources)),
         vectors=vectors, engine=engine, image_column=config.image_column, carried=dict(listing.columns),
         max_pixels=config.max_pixels, max_file_bytes=config.max_file_bytes, versions=_versions(engine.runtime),
     )  # fmt: skip
@@ -89,9 +90,10 @@ def _prepare(config: EmbedConfig, manifest: Manifest, place: Place, ray: Any) ->
     return record, plans
 
 
-def _list(config: EmbedConfig) -> Listing:
+def _list(config: EmbedConfig, before: RunRecord | None) -> Listing:
     with track("listing", None, unit="files") as bar:
-        listing = list_pieces(config.sources, _reading(config), progress=bar.show)
+        carried = None if before is None else before.carried
+        listing = list_pieces(config.sources, _reading(config), carried=carried, progress=bar.show)
     if listing.num_duplicates:
         told = counted(listing.num_duplicates, "image")
         print(f"{told} named more than once, and embedded once", file=sys.stderr)
@@ -145,9 +147,9 @@ def _reading(config: EmbedConfig) -> ReadOptions:
     )  # fmt: skip
 
 
-def _as_text(path: str) -> str:
-    """A name that is no UTF-8 has no spelling in JSON but this."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+def _recorded(source: str) -> str:
+    """Its absolute name. One that is no UTF-8 has no spelling in JSON but this."""
+    return os.fsencode(absolute(source)).decode(errors="backslashreplace")
 
 
 def _versions(runtime: str) -> dict[str, str]:

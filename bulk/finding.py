@@ -82,6 +82,12 @@ def find(sources: Sequence[str], progress: Progress | None) -> list[Found]:
     return [item if isinstance(item, Found) else _gathered(item[0], single[item]) for item in found]
 
 
+def absolute(named: str) -> str:
+    """A source by its path from the root on, or its URL: from every working directory the same."""
+    source = location(named).removeprefix("file://")
+    return source if is_url(source) else os.path.abspath(source)  # noqa: PTH100 - resolve() would follow links
+
+
 def _spelled(source: str) -> tuple[str, ...] | None:
     """The files that a source names one by one, absolute; None for a folder, and for what only looking tells."""
     if is_url(source):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from bulk.columns import Columns, merge
+from bulk.columns import Columns, goes_on, merge
 from bulk.finding import Found, Once, Progress, drop_repeated, find, identity, source_names
 from bulk.lists import listed_names, resolved
-from bulk.pieces import Listing, Piece, ReadOptions
+from bulk.pieces import ColumnType, Listing, Piece, ReadOptions
 from bulk.shards import shard_columns
 from bulk.tables import Table, read_tables, row_ranges
 from bundle.errors import SourceError
@@ -25,10 +25,17 @@ from sources.urls import is_url
 Nothing = NDArray[np.bool_]
 
 
-def list_pieces(sources: Sequence[str], options: ReadOptions, *, progress: Progress | None = None) -> Listing:
+def list_pieces(
+    sources: Sequence[str],
+    options: ReadOptions,
+    *,
+    carried: Mapping[str, ColumnType] | None = None,
+    progress: Progress | None = None,
+) -> Listing:
     """Everything that the sources name, once, in an order that depends on them and their files' names alone.
 
     sources: folders, patterns, single images, Parquet, tar shards, by path or URL; each of one kind, several of any.
+    carried: the columns of an earlier listing, which stay where no others are asked for and those of now fit in.
     progress: hears how many files there are so far. Raises SourceError where one is not there, cannot be reached or
     read, or holds nothing to embed, and where columns are missing, clash, or have a name that the output needs.
     """
@@ -44,7 +51,7 @@ def list_pieces(sources: Sequence[str], options: ReadOptions, *, progress: Progr
     pieces = _Joined([group for group in groups if len(group)])
     if not len(pieces):
         raise SourceError(f"{', '.join(sources)} holds no rows")
-    return Listing(pieces, _columns(found, tables, options), num_repeated + num_listed)
+    return Listing(pieces, _columns(found, tables, options, carried), num_repeated + num_listed)
 
 
 def _listed_again(found: list[Found], tables: list[list[Table]]) -> tuple[list[Nothing], int]:
@@ -101,8 +108,10 @@ def _local_size(path: str) -> int:
     return 0 if is_url(path) else Path(path).stat().st_size
 
 
-def _columns(found: list[Found], tables: list[list[Table]], options: ReadOptions) -> Columns:
-    """What is carried: as asked for, or all that there is. Raises SourceError for what is asked for and nowhere."""
+def _columns(
+    found: list[Found], tables: list[list[Table]], options: ReadOptions, before: Mapping[str, ColumnType] | None
+) -> Columns:
+    """What is carried: `before`, else as asked for, or all. Raises SourceError for what is asked for and nowhere."""
     asked = options.columns
     parts = list[tuple[str, Columns]]()
     for item, own in zip(found, tables, strict=True):
@@ -113,6 +122,9 @@ def _columns(found: list[Found], tables: list[list[Table]], options: ReadOptions
         elif item.names.holds("/") and (asked is None or "label" in asked):
             parts.append((item.root, {"label": "string"}))
     merged = merge(parts)
+    may_lack = all(item.kind != "rows" for item in found)
+    if before is not None and goes_on(before, merged, asked, may_lack=may_lack):
+        return dict(before)
     if asked is None:
         return merged
     if missing := next((name for name in asked if name not in merged), None):

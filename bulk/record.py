@@ -30,7 +30,7 @@ class Engine(BaseModel):
 
 
 class RunRecord(BaseModel):
-    """sources: as they were named. carried: the columns beside the vectors. versions: of what computed them first."""
+    """sources: absolute, or by URL. carried: the columns beside the vectors. versions: of what computed them first."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
