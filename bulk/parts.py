@@ -96,6 +96,24 @@ def part_errors(file: BinaryIO) -> list[tuple[str, str]]:
     return list(zip(found["path"].to_pylist(), found["error"].to_pylist(), strict=True))
 
 
+def good_rows(file: BinaryIO) -> dict[str, Embedded]:
+    """Its rows that have a vector, by path, in order."""
+    table = pq.ParquetFile(file).read()
+    good = table.filter(table["error"].is_null()).combine_chunks()
+    width = good.schema.field("embedding").type.list_size
+    vectors = np.concatenate(
+        [
+            np.empty((0, width), np.float32),
+            *(c.flatten().to_numpy().reshape(-1, width).astype(np.float32) for c in good["embedding"].chunks),
+        ]
+    )  # [N, D]
+    rows = good.drop_columns(["embedding", "error"]).to_pylist()
+    return {
+        row["path"]: Embedded(row.pop("path"), row.pop("sha256"), vector, None, row)
+        for row, vector in zip(rows, vectors, strict=True)
+    }
+
+
 def _vectors(rows: Sequence[Embedded], kind: pa.FixedSizeListType) -> pa.Array:
     values = np.zeros((len(rows), kind.list_size), kind.value_type.to_pandas_dtype())  # [N, D]
     for row, target in zip(rows, values, strict=True):
