@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from bulk.errors import BulkError, RunFailed
 from bulk.guard import guarded
-from bulk.watch import RayTeller, Watch
+from bulk.watch import RayTeller, Seen, Watch
 from bulk.worker import CALLS_AT_ONCE, Embedder, Job, Report
 from bundle.cli.ending import Stopped, one_line
 from runtime.cores import usable_cores
@@ -28,6 +28,8 @@ _OBJECT_STORE_BYTES = 128 * 2**20  # reports and numbers of parts are all that g
 _POLL_EVERY_S = 1.0
 _MOST_TASKS = 4096  # of Ray Data; more parts than that share them
 _PACKAGES = ("bulk", "bundle", "runtime", "sources")
+_AWS = "AWS_"
+_GOOGLE = ("GOOGLE_APPLICATION_CREDENTIALS", "GS_NO_SIGN_REQUEST")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,8 @@ def ray_running(address: str | None) -> Iterator[Any]:
         }  # fmt: skip
     else:
         root = Path(__file__).parents[1]
-        options |= {"address": address, "runtime_env": {"py_modules": [str(root / name) for name in _PACKAGES]}}
+        modules = [str(root / name) for name in _PACKAGES]
+        options |= {"address": address, "runtime_env": {"py_modules": modules, "env_vars": access(os.environ)}}
     try:
         with _native_stderr_closed():
             ray.init(**options)
@@ -78,6 +81,11 @@ def ray_running(address: str | None) -> Iterator[Any]:
             yield ray
     finally:
         ray.shutdown()
+
+
+def access(environment: Mapping[str, str]) -> dict[str, str]:
+    """What in it says how stores are reached: the workers of a cluster are to be let in where this process is."""
+    return {name: value for name, value in environment.items() if name.startswith(_AWS) or name in _GOOGLE}
 
 
 def layout_of(ray: Any, device: Literal["cpu", "cuda"], num_actors: int | None) -> Layout:
@@ -130,17 +138,17 @@ def make_parts(ray: Any, job: Job, parts: Sequence[int], layout: Layout) -> Iter
 
 
 @contextmanager
-def watching(ray: Any, told: Callable[[Mapping[int, int]], None]) -> Iterator[RayTeller]:
-    """A Watch on the cluster, and its teller for the workers. told: now and then, from a thread, how many rows of the
-    parts in work are done, by part.
-    """
+def watching(ray: Any, told: Callable[[Seen], None]) -> Iterator[RayTeller]:
+    """A Watch on the cluster, and its teller for the workers. told: now and then, from a thread, what it has seen."""
     handle = ray.remote(Watch).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     ended = threading.Event()
 
     def poll() -> None:
-        while not ended.wait(_POLL_EVERY_S):
+        last = False
+        while not last:
+            last = ended.wait(_POLL_EVERY_S)
             with suppress(ray.exceptions.RayError):
-                told(ray.get(handle.rows.remote(), timeout=_POLL_EVERY_S))
+                told(ray.get(handle.seen.remote(), timeout=_POLL_EVERY_S))
 
     thread = threading.Thread(target=poll, name="watch", daemon=True)
     thread.start()
@@ -171,7 +179,11 @@ def stoppable(said: str) -> Iterator[None]:
 
 def _load() -> Any:
     # Read when Ray is imported, and by the processes that it starts: it must not phone home, nor speak where we do.
-    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
+    quiet = {
+        "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal",
+        "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # all of what it says of an actor that died: a death has a line of ours
+    }  # fmt: skip
+    for name, value in quiet.items():
         os.environ.setdefault(name, value)
     try:
         import ray

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from bundle.errors import InvalidInput, TooLarge
-from sources.stores import open_stored, reason, stored_size
+from sources.stores import MISSING, Reason, open_stored, reason, stored_size
 from sources.urls import is_url
 
 WAITS_S = (0.5, 2.0)  # between attempts; pyarrow's file systems make three each time themselves
@@ -18,6 +18,18 @@ _PATIENCE_S = 20  # after which none is begun
 _THREADS = 16  # files of a store that are under way at once; each takes two trips there
 _AHEAD = 32
 Data = bytes | InvalidInput
+
+
+class Unreachable(InvalidInput):
+    """A store that lets nobody in or does not answer; of the image it says nothing."""
+
+
+def not_read(location: str, why: Reason, said: str) -> InvalidInput:
+    """said: the message. Unreachable where it is a store, in which all lies behind the same door, that gave `why`; one
+    web server of many is none.
+    """
+    is_store = is_url(location) and not location.startswith(("http://", "https://"))
+    return Unreachable(said) if is_store and why != MISSING else InvalidInput(said)
 
 
 def read_file(path: str, max_bytes: int) -> Data:
@@ -30,7 +42,7 @@ def read_file(path: str, max_bytes: int) -> Data:
         except Exception as e:  # noqa: BLE001 - every store raises errors of its own
             why = reason(e)
             if wait_s is None or not why.passing or not is_url(path) or time.monotonic() > end:
-                return InvalidInput(f"the file {why.text}")
+                return not_read(path, why, f"the file {why.text}")
             time.sleep(wait_s)
         else:
             return data if data else InvalidInput("the file is empty")

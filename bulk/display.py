@@ -8,8 +8,10 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from bulk.parts import part_name
 from bulk.progress import Bar, track
 from bulk.state import State
+from bulk.watch import Seen
 from bulk.worker import Report
 from bundle.cli.words import counted
 
@@ -25,6 +27,7 @@ class Display:
         self._bar, self._state, self._in_images = bar, state, in_images
         self._lock = threading.Lock()
         self._in_work: Mapping[int, int] = {}
+        self._deaths: Mapping[int, int] = {}
         self._marks = deque([(time.monotonic(), state.num_images)])
 
     def take(self, report: Report) -> None:
@@ -33,10 +36,14 @@ class Display:
             self._state.take(report)
             self._show()
 
-    def tell(self, in_work: Mapping[int, int]) -> None:
-        """in_work: rows done of parts that are not finished, by part; finished ones among them are passed over."""
+    def tell(self, seen: Seen) -> None:
+        """What is in work; parts among it that are finished are passed over. A line for each death."""
         with self._lock:
-            self._in_work = in_work
+            self._in_work = seen.rows
+            for part, num_deaths in seen.deaths.items():
+                if num_deaths > self._deaths.get(part, 0):
+                    self._bar.say(f"the process died over {part_name(part)}, which is begun anew")
+            self._deaths = seen.deaths
             self._show()
 
     def _show(self) -> None:

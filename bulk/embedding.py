@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from typing import Any
 
 from bulk.choice import chosen
@@ -60,9 +61,8 @@ def embed(config: EmbedConfig) -> None:
             ray = ray or stack.enter_context(ray_running(None))
             stack.enter_context(stoppable(STOPPED))
             _make(config, bundle, state, todo, record, ray)
-        errors = list(state.errors())
-        write_errors(place, errors)
-    _tell(state, errors, config, seconds=time.perf_counter() - begun)
+        write_errors(place, state.errors())
+    _tell(state, config, seconds=time.perf_counter() - begun)
 
 
 def _prepare(config: EmbedConfig, manifest: Manifest, place: Place, ray: Any) -> tuple[RunRecord, Plans]:
@@ -108,7 +108,7 @@ def _make(config: EmbedConfig, bundle: Bundle, state: State, todo: Sequence[int]
     with displayed(state, todo) as display, watching(ray, display.tell) as teller:
         job = Job(
             place=state.place, plans=state.plans, bundle=bundle.path.absolute(), record=record,
-            reading=_reading(config), lanes=layout.lanes, decoders=layout.decoders, teller=teller,
+            reading=_reading(config), lanes=layout.lanes, decoders=layout.decoders, teller=teller, again=state.again,
         )  # fmt: skip
         for report in make_parts(ray, job, todo, layout):
             display.take(report)
@@ -116,7 +116,7 @@ def _make(config: EmbedConfig, bundle: Bundle, state: State, todo: Sequence[int]
         raise RunFailed(f"Ray gave up {counted(missing, 'part')}; the same command makes them")
 
 
-def _tell(state: State, errors: Sequence[tuple[str, str]], config: EmbedConfig, *, seconds: float) -> None:
+def _tell(state: State, config: EmbedConfig, *, seconds: float) -> None:
     """The summary, on stdout. RunFailed for parts that could not be made."""
     there = f"{counted(state.num_images, 'image')} in {counted(len(state.parts), 'part')}"
     if state.made:
@@ -124,9 +124,9 @@ def _tell(state: State, errors: Sequence[tuple[str, str]], config: EmbedConfig, 
         print(f"{state.place}: {there}; {state.num_made:,} of them now, in {seconds:.1f} s, {rate}")
     else:
         print(f"{state.place}: nothing new; {there}")
-    if errors:
-        print(f"{counted(len(errors), 'error')}, all listed in {state.place}/{ERRORS}:")
-        for path, error in errors[:_SHOWN]:
+    if state.num_errors:
+        print(f"{counted(state.num_errors, 'error')}, all listed in {state.place}/{ERRORS}:")
+        for path, error in islice(state.errors(), _SHOWN):
             print(f"  {path}: {error}")
     if state.deadly:
         names = ", ".join(part_name(number) for number in sorted(state.deadly)[:_SHOWN])
@@ -134,7 +134,7 @@ def _tell(state: State, errors: Sequence[tuple[str, str]], config: EmbedConfig, 
             f"{counted(len(state.deadly), 'part')} not made ({names}): the process died {TRIES} times over each; "
             f"where memory ran out, fewer actors or rows help (--num-actors); the same command tries again"
         )
-    if state.num_images and len(errors) == state.num_images:
+    if state.num_images and state.num_errors == state.num_images:
         print("not one image could be read", file=sys.stderr)
         sys.exit(BAD_RESULT)
     print(f"next: python -m bulk.index {config.out}")

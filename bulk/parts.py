@@ -115,6 +115,20 @@ def part_errors(file: BinaryIO) -> list[tuple[str, str]]:
     return list(zip(found["path"].to_pylist(), found["error"].to_pylist(), strict=True))
 
 
+def good_rows(file: BinaryIO) -> dict[str, Embedded]:
+    """Its rows that have a vector, by path, in order."""
+    table = pq.ParquetFile(file).read()
+    good = table.filter(table["error"].is_null())
+    width = good.schema.field("embedding").type.list_size
+    values = good["embedding"].combine_chunks().flatten().to_numpy().astype(np.float32)
+    vectors = values.reshape(-1, width)  # [N, D]
+    rows = good.drop_columns(["embedding", "error"]).to_pylist()
+    return {
+        row["path"]: Embedded(row.pop("path"), row.pop("sha256"), vector, None, row)
+        for row, vector in zip(rows, vectors, strict=True)
+    }
+
+
 def _values(rows: Sequence[Embedded], kind: pa.FixedSizeListType) -> NDArray[Any]:
     """[N, D] as they are stored; zeros where there is an error."""
     values: NDArray[Any] = np.zeros((len(rows), kind.list_size), kind.value_type.to_pandas_dtype())  # [N, D]

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bulk.content import WAITS_S, Data, read_files, too_large
+from bulk.content import WAITS_S, Data, not_read, read_files, too_large
 from bulk.lists import listed_path, resolved
 from bulk.pieces import ColumnType, Piece, ReadOptions, Row, Scalar
 from bulk.tables import class_names, find_image
@@ -46,10 +46,11 @@ def read_rows(piece: Piece, options: ReadOptions, columns: Mapping[str, ColumnTy
                 num_failures += 1
                 continue
             behind = stop if cursor is None else min(stop, cursor.end_of_group(first))
-            why = str(e) if damaged else f"the file {reason(e).text}"
+            said = f"the row cannot be read: {e if damaged else f'the file {reason(e).text}'}"
+            error = InvalidInput(said) if damaged else not_read(piece.location, reason(e), said)
             for row in range(first, behind):
                 if row not in piece.skip:
-                    yield Row(f"{piece.prefix}#{row}", InvalidInput(f"the row cannot be read: {why}"))
+                    yield Row(f"{piece.prefix}#{row}", error)
             first = behind
 
 

@@ -11,7 +11,7 @@ from tarfile import TarFile, TarInfo
 from typing import IO, cast
 
 from bulk.columns import Columns, common, type_of
-from bulk.content import WAITS_S, Data, too_large
+from bulk.content import WAITS_S, Data, not_read, too_large
 from bulk.pieces import ColumnType, Piece, ReadOptions, Row, Scalar
 from bundle.errors import InvalidInput, SourceError
 from sources.files import IMAGE_SUFFIXES
@@ -63,7 +63,11 @@ def read_shard(piece: Piece, options: ReadOptions, columns: Mapping[str, ColumnT
                 time.sleep(WAITS_S[num_failures])
                 num_failures += 1
                 continue
-            yield Row(piece.prefix, InvalidInput(f"what comes behind {num_done:,} samples of it cannot be read: {e}"))
+            said, cause = f"what comes behind {num_done:,} samples of it cannot be read: {e}", e.__cause__
+            if isinstance(cause, Exception) and not isinstance(cause, DAMAGE):
+                yield Row(piece.prefix, not_read(piece.location, reason(cause), said))
+            else:
+                yield Row(piece.prefix, InvalidInput(said))
         return
 
 

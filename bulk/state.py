@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -22,16 +22,18 @@ _FOOTERS_AT_ONCE = 16
 
 @dataclass
 class State:
-    """parts: those that are there, by number. Of this run: the errors of each part that it made, the number of its
-    images, and the parts that could not be made because their process died over and over.
+    """parts: those that are there, by number. Of this run: the parts that it made, the number of images that it
+    embedded, the parts that could not be made because their process died over and over, and those of which it makes
+    the errors again.
     """
 
     place: Place
     plans: Plans
     parts: dict[int, PartInfo]
-    made: dict[int, Sequence[tuple[str, str]]] = field(default_factory=dict)
+    made: set[int] = field(default_factory=set)
     num_made: int = 0
     deadly: list[int] = field(default_factory=list)
+    again: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, place: Place, plans: Plans) -> State:
@@ -49,7 +51,9 @@ class State:
 
     def todo(self, *, retry_errors: bool) -> list[int]:
         """The numbers of the parts to make, in order; those that have errors too, if they are to be made again."""
-        for number in [n for n, info in self.parts.items() if retry_errors and info.num_errors]:
+        if retry_errors:
+            self.again = frozenset(number for number, info in self.parts.items() if info.num_errors)
+        for number in self.again:
             del self.parts[number]
         return [number for number in range(len(self.plans)) if number not in self.parts]
 
@@ -60,9 +64,9 @@ class State:
         if report.deadly:
             self.deadly.append(report.part)
             return
-        self.parts[report.part] = PartInfo(report.num_rows, len(report.errors))
-        self.made[report.part] = report.errors
-        self.num_made += report.num_rows
+        self.parts[report.part] = PartInfo(report.num_rows, report.num_errors)
+        self.made.add(report.part)
+        self.num_made += report.num_made
 
     @property
     def num_images(self) -> int:
@@ -73,21 +77,21 @@ class State:
         return sum(info.num_errors for info in self.parts.values())
 
     def errors(self) -> Iterator[tuple[str, str]]:
-        """(path, error), part by part."""
+        """(path, error), part by part as they are read from there: no more than a part's are held."""
         for number in sorted(self.parts):
-            if number in self.made:
-                yield from self.made[number]
-            elif self.parts[number].num_errors:
+            if self.parts[number].num_errors:
                 with self.place.open(part_name(number)) as file:
-                    yield from part_errors(file)
+                    errors = part_errors(file)
+                yield from errors
 
 
-def write_errors(place: Place, errors: Sequence[tuple[str, str]]) -> None:
-    text = io.StringIO(newline="")
-    rows = csv.writer(text)
-    rows.writerow(("path", "error"))
-    rows.writerows(errors)
-    place.write(ERRORS, text.getvalue().encode())
+def write_errors(place: Place, errors: Iterable[tuple[str, str]]) -> None:
+    data = io.BytesIO()  # as bytes from the start: a million errors are 100 MB so, and several times that as strings
+    with io.TextIOWrapper(data, encoding="utf-8", newline="", write_through=True) as text:
+        rows = csv.writer(text)
+        rows.writerow(("path", "error"))
+        rows.writerows(errors)
+        place.write(ERRORS, data.getvalue())
 
 
 def _info(place: Place, number: int) -> PartInfo | None:

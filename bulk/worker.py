@@ -6,10 +6,12 @@ through Ray is a short report; images and vectors never leave the process.
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +19,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from bulk.content import Unreachable
 from bulk.engine import Engine
-from bulk.parts import Embedded, encode_part, part_name, part_schema
-from bulk.pieces import ReadOptions
+from bulk.errors import BulkError
+from bulk.parts import Embedded, encode_part, good_rows, part_info, part_name, part_schema
+from bulk.pieces import ReadOptions, Row
 from bulk.place import Place
 from bulk.plan import Plans
 from bulk.reading import read_piece
@@ -37,7 +41,9 @@ _NOTE_EVERY_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What every actor is told. lanes: calls at once on a CPU; decoders: threads beside a GPU."""
+    """What every actor is told. lanes: calls at once on a CPU; decoders: threads beside a GPU. again: parts that are
+    there, and whose errors are to be tried once more.
+    """
 
     place: Place
     plans: Plans
@@ -47,17 +53,19 @@ class Job:
     lanes: int
     decoders: int
     teller: Teller
+    again: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class Report:
-    """Of one part. errors: (path, error) of rows; failure: why there is no part, which ends the run; deadly: there is
-    none, as its process died over and over.
+    """Of one part. num_made: rows that were embedded now, the others were there; failure: why there is no part, which
+    ends the run; deadly: there is none, as its process died over and over.
     """
 
     part: int
     num_rows: int = 0
-    errors: tuple[tuple[str, str], ...] = ()
+    num_errors: int = 0
+    num_made: int = 0
     failure: str | None = None
     deadly: bool = False
 
@@ -66,8 +74,7 @@ class Report:
 
     @classmethod
     def decode(cls, text: str) -> Report:
-        fields = json.loads(text)
-        return cls(**fields | {"errors": tuple((path, error) for path, error in fields["errors"])})
+        return cls(**json.loads(text))
 
 
 class Embedder:
@@ -92,33 +99,91 @@ class Embedder:
     def _make(self, number: int) -> Report:
         if self._fault is not None:
             return Report(number, failure=self._fault)
-        num_begun = self._job.teller.num_begun(number)
-        if num_begun >= TRIES:
+        past = self._job.teller.past(number)
+        if past.num_deaths >= TRIES:
             return Report(number, deadly=True)
-        with self._turns.taken(alone=num_begun > 0):
-            return self._make_once(number)
-
-    def _make_once(self, number: int) -> Report:
-        self._job.teller.begin(number)
         try:
-            rows = list(self._embedded(number))
-            self._job.place.write(part_name(number), encode_part(rows, self._schema))
+            if past.is_ended:  # with another of its task, which is repeated as a whole
+                return self._made_before(number)
+            with self._turns.taken(alone=past.num_deaths > 0):
+                return self._make_once(number)
         except MaeveError as e:
             return Report(number, failure=str(e))
-        finally:
-            self._job.teller.end(number)
-        return Report(number, len(rows), errors_of(rows))
 
-    def _embedded(self, number: int) -> Iterator[Embedded]:
-        """The part's rows; how many there are so far is told now and then."""
+    def _made_before(self, number: int) -> Report:
+        with self._job.place.open(part_name(number)) as file:
+            num_rows, num_errors = part_info(file)
+        return Report(number, num_rows, num_errors, num_made=num_rows)
+
+    def _make_once(self, number: int) -> Report:
         job = self._job
+        job.teller.begin(number)
+        try:
+            kept = self._kept(number)
+            num_kept = len(kept)
+            reading = _Reading(read_piece(job.plans[number], job.reading, job.record.carried))
+            data = encode_part(list(self._noted(number, self._embedded(reading, kept))), self._schema)
+            reading.check(part_name(number))
+            job.place.write(part_name(number), data)
+        finally:
+            job.teller.end(number)
+        num_rows, num_errors = part_info(io.BytesIO(data))
+        return Report(number, num_rows, num_errors, num_made=num_rows - num_kept)
+
+    def _kept(self, number: int) -> dict[str, Embedded]:
+        """What stays of a part whose errors are tried once more: its good rows, whatever became of the files."""
+        if number not in self._job.again:
+            return {}
+        with self._job.place.open(part_name(number)) as file:
+            return good_rows(file)
+
+    def _embedded(self, rows: Iterable[Row], kept: dict[str, Embedded]) -> Iterator[Embedded]:
+        """In the order of `rows`; what is in `kept` is taken from there, and what the source has no more comes last."""
+        passed = deque[str]()  # paths that were read, and have not come out
+
+        def unmade() -> Iterator[Row]:
+            for row in rows:
+                passed.append(row.path)
+                if row.path not in kept:
+                    yield row
+
+        old = dict(kept)
+        for row in self._engine.embed(unmade()):
+            while (path := passed.popleft()) in kept:
+                yield old.pop(path)
+            yield row
+        yield from old.values()
+
+    def _noted(self, number: int, rows: Iterable[Embedded]) -> Iterator[Embedded]:
+        """The rows; how many there are so far is told now and then."""
         told_at = time.monotonic()
-        rows = self._engine.embed(read_piece(job.plans[number], job.reading, job.record.carried))
         for count, row in enumerate(rows, 1):
             yield row
             if time.monotonic() - told_at > _NOTE_EVERY_S:
                 told_at = time.monotonic()
-                job.teller.note(number, count)
+                self._job.teller.note(number, count)
+
+
+class _Reading:
+    """Rows, counted as they pass: whether a store gave any of them, or does not let this machine in."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._rows = rows
+        self._num_rows = self._num_unreachable = 0
+        self._why = ""
+
+    def __iter__(self) -> Iterator[Row]:
+        for row in self._rows:
+            self._num_rows += 1
+            if isinstance(row.data, Unreachable):
+                self._num_unreachable += 1
+                self._why = self._why or f"{row.path}: {row.data}"
+            yield row
+
+    def check(self, part: str) -> None:
+        """BulkError if nothing was reached: such a part would count as finished, though its images may be fine."""
+        if self._num_rows and self._num_unreachable == self._num_rows:
+            raise BulkError(f"no image of {part} could be reached, so it is not written ({self._why})")
 
 
 class _Turns:
@@ -155,10 +220,6 @@ def open_engine(job: Job) -> Engine:
     except BaseException:
         runtime.close()
         raise
-
-
-def errors_of(rows: list[Embedded]) -> tuple[tuple[str, str], ...]:
-    return tuple((row.path, row.error) for row in rows if row.error is not None)
 
 
 def _check_bundle(bundle: Bundle, digest: str) -> None:

@@ -34,6 +34,9 @@ class Reason(NamedTuple):
     passing: bool
 
 
+MISSING = Reason("does not exist", passing=False)
+
+
 def file_system(url: str) -> tuple[Any, str]:
     """fsspec's file system for a URL, and the path within it. Raises what fsspec and pyarrow raise, see `reason`."""
     scheme, _, path = url.partition("://")
@@ -71,7 +74,7 @@ def is_arrow(fs: Any) -> bool:
 def reason(error: Exception) -> Reason:
     """What an error of a disk or a store means. Every store raises errors of its own."""
     if isinstance(error, FileNotFoundError) and not hasattr(error.__cause__, "status"):
-        return Reason("does not exist", passing=False)
+        return MISSING
     if isinstance(error, PermissionError):
         return Reason("may not be read: permission denied", passing=False)
     if (match := _AWS_ERROR.search(str(error))) is not None:
@@ -99,7 +102,7 @@ def _aws_reason(code: str, message: str) -> Reason:
 
 def _web_reason(status: int) -> Reason:
     if status in (404, 410):
-        return Reason("does not exist", passing=False)
+        return MISSING
     if status in (401, 403):
         return Reason(f"may not be read: HTTP status {status}", passing=False)
     return Reason(f"cannot be reached: HTTP status {status}", passing=status >= 500 or status in (408, 429))

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
+from moto.server import ThreadedMotoServer
+from pyarrow import fs
 
 from bulk.parts import part_name
+from bulk.watch import Watch
 from bulk.worker import TRIES, Embedder, Report
 from bundle.store import Bundle
 from tests.bulk.working import Found, Notes, job_of, spec_of, write_photos
+from tests.service.helpers import photo
 
 
 def made(embedder: Embedder, *parts: int) -> list[Report]:
@@ -30,12 +35,14 @@ def test_every_piece_becomes_one_part(fake_bundle: Bundle, tmp_path: Path) -> No
         (1, 4, None),
         (2, 2, None),
     ]
-    assert [report.errors for report in reports] == [(("even/000.png", "the file is empty"),), (), ()]
-    assert (dict(notes.begun), notes.ended) == ({0: 1, 1: 1, 2: 1}, [0, 1, 2])
+    assert [(report.num_errors, report.num_made) for report in reports] == [(1, 4), (0, 4), (0, 2)]
+    assert notes.begun == notes.ended == [0, 1, 2]
     found = Found.at(tmp_path / "out")
     assert found.paths == sorted(photos)
+    assert found.errors == {"even/000.png": "the file is empty"}
     assert found.table["label"].to_pylist() == [path.split("/")[0] for path in sorted(photos)]
     before = (tmp_path / "out" / part_name(1)).read_bytes()
+    notes.ended.clear()
     made(embedder, 1)
     assert (tmp_path / "out" / part_name(1)).read_bytes() == before
 
@@ -61,11 +68,11 @@ def test_a_part_that_killed_its_process_again_and_again_is_given_up(fake_bundle:
 
 
 def test_parts_are_made_beside_each_other_and_suspicious_ones_alone(fake_bundle: Bundle, tmp_path: Path) -> None:
-    """Two that are new meet within their making; of two that were begun before, none meets another."""
+    """Two that are new meet within their making; of two over which a process died, none meets another."""
 
     class Meeting(Notes):
-        def __init__(self, barrier: threading.Barrier, begun: dict[int, int]) -> None:
-            super().__init__(begun)
+        def __init__(self, barrier: threading.Barrier, deaths: dict[int, int]) -> None:
+            super().__init__(deaths)
             self.barrier, self.inside, self.most = barrier, 0, 0
 
         def begin(self, part: int) -> None:  # noqa: ARG002
@@ -77,8 +84,8 @@ def test_parts_are_made_beside_each_other_and_suspicious_ones_alone(fake_bundle:
             self.inside -= 1
 
     write_photos(tmp_path / "photos", 8)
-    for begun, together in (({}, 2), ({0: 1, 1: 1}, 1)):
-        notes = Meeting(threading.Barrier(together), dict(begun))
+    for deaths, together in (({}, 2), ({0: 1, 1: 1}, 1)):
+        notes = Meeting(threading.Barrier(together), dict(deaths))
         embedder = Embedder(job_of(fake_bundle, tmp_path / "photos", tmp_path / f"out-{together}", notes))
         threads = [threading.Thread(target=made, args=(embedder, part)) for part in (0, 1)]
         for thread in threads:
@@ -103,3 +110,88 @@ def test_what_does_not_work_is_told_and_not_raised(fake_bundle: Bundle, tmp_path
         told = f"cannot write {tmp_path / 'out' / part_name(0)}: Is a directory"
     (report,) = made(Embedder(job), 0)
     assert told in (report.failure or "")
+
+
+def test_errors_that_are_tried_again_cost_no_good_row(fake_bundle: Bundle, tmp_path: Path) -> None:
+    """In their order too; what was good is neither made anew nor lost with its file."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    made_of = write_photos(photos, 8)
+    names = sorted(made_of)
+    for bad in (names[0], names[2]):
+        (photos / bad).write_bytes(b"")
+    job = job_of(fake_bundle, photos, out)
+    made(Embedder(job), 0)
+    before = Found.at(out)
+    (photos / names[2]).write_bytes(made_of[names[2]])  # mended
+    (photos / names[1]).unlink()  # archived
+    (photos / names[3]).write_bytes(photo(77))
+    again = replace(job, again=frozenset([0]), teller=Notes())
+    (report,) = made(Embedder(again), 0)
+    assert (report.num_rows, report.num_errors, report.num_made) == (4, 1, 2)
+    after = Found.at(out)
+    assert after.paths == names[:4]
+    assert after.errors == {names[0]: "the file is empty"}
+    assert after.table["label"].to_pylist() == before.table["label"].to_pylist()
+    for row in (1, 3):
+        assert after.sha256[row] == before.sha256[row]
+        np.testing.assert_array_equal(after.vectors[row], before.vectors[row])
+    assert after.sha256[2] == sha256(made_of[names[2]]).hexdigest()
+    assert after.vectors[2].any()
+
+
+def test_a_part_is_given_up_for_its_own_deaths_and_made_once(fake_bundle: Bundle, tmp_path: Path) -> None:
+    """Ray repeats a task as a whole: the part that kills the process, and one that was finished before it."""
+
+    class Died(Exception):
+        pass
+
+    class InProcess(Watch):
+        def end(self, part: int) -> None:
+            if part == 1:
+                raise Died
+            super().end(part)
+
+    write_photos(tmp_path / "photos", 8)
+    watch = InProcess()
+    job = job_of(fake_bundle, tmp_path / "photos", tmp_path / "out", watch)
+    embedder = Embedder(job)
+    for _ in range(TRIES):
+        with pytest.raises(Died):
+            made(embedder, 0, 1)
+    when = (tmp_path / "out" / part_name(0)).stat().st_mtime_ns
+    first, second = made(embedder, 0, 1)
+    assert (first.deadly, first.num_rows, first.num_made) == (False, 4, 4)
+    assert second.deadly
+    assert (tmp_path / "out" / part_name(0)).stat().st_mtime_ns == when
+
+
+def test_a_part_of_which_a_store_gave_nothing_ends_the_run(
+    fake_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written, it would count as finished, with the errors of a machine that has no keys."""
+    monkeypatch.setattr("bulk.content.WAITS_S", ())
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "a",
+            "AWS_SECRET_ACCESS_KEY": "b",
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        store = fs.S3FileSystem(endpoint_override=f"http://{host}:{port}", allow_bucket_creation=True)
+        store.create_dir("photos")
+        for name in ("a.png", "b.png"):
+            with store.open_output_stream(f"photos/{name}") as file:
+                file.write(photo(1))
+        job = job_of(fake_bundle, "s3://photos", tmp_path / "out")
+        for name in ("a.png", "b.png"):
+            store.delete_file(f"photos/{name}")
+        assert made(Embedder(job), 0)[0].num_errors == 2  # they are gone, which is theirs to say
+        (tmp_path / "out" / part_name(0)).unlink()
+    finally:
+        server.stop()
+    (report,) = made(Embedder(replace(job, teller=Notes())), 0)
+    told = "no image of part-000000.parquet could be reached, so it is not written (a.png: the file cannot be reached: "
+    assert (report.failure or "").startswith(told)
+    assert not list((tmp_path / "out").glob("part-*"))

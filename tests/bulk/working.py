@@ -21,6 +21,7 @@ from bulk.pieces import ReadOptions
 from bulk.place import Place, open_place
 from bulk.plan import Plans
 from bulk.record import Engine, RunRecord
+from bulk.watch import Past, Teller
 from bulk.worker import Job
 from bundle.store import Bundle
 from bundle.vectors import VectorSpec
@@ -58,17 +59,18 @@ def record_of(bundle: Bundle, **changed: Any) -> RunRecord:
 
 
 class Notes:
-    """Tells nobody; `begun` is how often each part was begun before."""
+    """Tells nobody; `deaths` is how often each part's process died before."""
 
-    def __init__(self, begun: Mapping[int, int] | None = None) -> None:
-        self.begun = Counter(begun or {})
+    def __init__(self, deaths: Mapping[int, int] | None = None) -> None:
+        self.deaths = Counter(deaths or {})
+        self.begun: list[int] = []
         self.ended: list[int] = []
 
-    def num_begun(self, part: int) -> int:
-        return self.begun[part]
+    def past(self, part: int) -> Past:
+        return Past(self.deaths[part], part in self.ended)
 
     def begin(self, part: int) -> None:
-        self.begun[part] += 1
+        self.begun.append(part)
 
     def note(self, part: int, num_rows: int) -> None:
         pass
@@ -77,7 +79,7 @@ class Notes:
         self.ended.append(part)
 
 
-def job_of(bundle: Bundle, photos: Path, out: Path, teller: Notes | None = None, **record: Any) -> Job:
+def job_of(bundle: Bundle, photos: Path | str, out: Path, teller: Teller | None = None, **record: Any) -> Job:
     """Planned, and nothing made."""
     place = open_place(out)
     plans = plans_of(place, photos)
@@ -87,7 +89,7 @@ def job_of(bundle: Bundle, photos: Path, out: Path, teller: Notes | None = None,
     )  # fmt: skip
 
 
-def plans_of(place: Place, photos: Path) -> Plans:
+def plans_of(place: Place, photos: Path | str) -> Plans:
     return Plans(place, ()).extended(list_pieces([str(photos)], READING).pieces)
 
 
