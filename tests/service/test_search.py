@@ -304,12 +304,13 @@ def test_an_approximate_index_is_searched_until_the_one_made_anew_is_sorted_too(
         config = IvfSq(distance_type="cosine", num_partitions=1)
         lancedb.connect(folder).open_table(INDEX_TABLE).create_index("vector", config=config)
 
-    def num_rows() -> int:
-        return int(served.http.get("/info").json()["search"]["num_rows"])
-
     sort()
-    with serving_fake(bundle, search_index=str(folder)) as (served, _):
-        assert len(find(served, photo(1), k=1)) == 1
+    with serving_fake(bundle, search_index=str(folder)) as (service, _):
+
+        def num_rows() -> int:
+            return int(service.http.get("/info").json()["search"]["num_rows"])
+
+        assert len(find(service, photo(1), k=1)) == 1
         write_index(folder, rows(stored[:290], spec_of(bundle)))
         eventually(lambda: "not searched until bulk.index has sorted it" in caplog.text)
         assert num_rows() == 300
