@@ -188,6 +188,10 @@ def _uri(location: str) -> str:
         raise Unavailable(f"the index {location} cannot be read: {e}") from e
     if not found:  # else it would be made
         raise Unavailable(f"there is no index at {location}: no such folder; python -m bulk.index makes one")
+    if not (Path(folder) / f"{INDEX_TABLE}.lance").is_dir():
+        below = Path(location) / "_index"
+        hint = f"did you mean {below}?" if below.is_dir() else "python -m bulk.index makes one"
+        raise Unavailable(f"there is no index at {location}; {hint}")
     return folder
 
 

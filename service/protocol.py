@@ -181,7 +181,11 @@ class BoundedProtocol(HttpToolsProtocol):
         """Called by uvicorn when the parser, or a callback of it, refused what it was fed."""
         del msg
         self._fail(
-            self._refusal or MalformedRequest("this is no HTTP/1.1 request, or one that could be read in two ways")
+            self._refusal
+            or MalformedRequest(
+                "this is no HTTP/1.1 request, or one that could be read in two ways; an address is ASCII, with all else "
+                "as %XX"
+            )
         )
 
     def _check_head(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ from service.settings import Settings, SettingsError
 
 ROUTE: Final = "/thumbnails/"
 
+# Rows of Parquet and members of tar shards, as bulk.embed names them: images, but no files.
+_INSIDE_A_FILE: Final = re.compile(r"\.parquet#\d+$|\.(?:tar|tar\.\w+|tgz)/", re.IGNORECASE)
 _THREADS: Final = 2  # what is shown beside an answer must not take the cores from the model
 _MAX_WAITING: Final = 512  # several answers of a hundred rows
 _QUALITY: Final = 80
@@ -96,7 +99,7 @@ class Thumbnails:
 
 def link(path: str) -> str | None:
     """Where the thumbnail of a row would be, relative to the service; None for a path that none can have."""
-    return None if _parts(path) is None else f"{ROUTE[1:]}{quote(path)}"
+    return None if _parts(path) is None or _INSIDE_A_FILE.search(path) else f"{ROUTE[1:]}{quote(path)}"
 
 
 def check_folder(settings: Settings) -> None:

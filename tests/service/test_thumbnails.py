@@ -274,6 +274,5 @@ def test_a_folder_that_is_none_is_found_at_the_start(tmp_path: Path) -> None:
 
 def test_a_row_links_to_what_may_be_there() -> None:
     assert link("a/ü 50%?#.png") == "thumbnails/a/%C3%BC%2050%25%3F%23.png"
-    assert link("set.parquet#12") == "thumbnails/set.parquet%2312"
     for path in ("", "/a.png", "../a.png", "a/../b.png", ".a.png", "a/.b/c.png", "a\0", "s3://bucket/a.png"):
         assert link(path) is None
