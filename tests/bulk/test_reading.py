@@ -277,6 +277,30 @@ def test_members_of_a_shard_with_what_stands_beside_them(tmp_path: Path) -> None
     assert isinstance(found[-1].data, TooLarge)
 
 
+DEEP = b"[" * 100_000  # more than Python's reader of JSON takes
+
+
+@pytest.mark.parametrize("label", ["--5", "9" * 5000, str(2**63), "\u0663", "-", "1_0"])
+def test_labels_that_are_no_numbers_of_64_bits_stay_text(label: str, tmp_path: Path) -> None:
+    members = {"1.jpg": b"x", "1.cls": label.encode(), "1.json": DEEP, "2.jpg": b"y", "2.cls": b"-5", "2.json": b"{}"}
+    shard = write_tar(tmp_path / "x.tar", members)
+    assert [row.columns["label"] for row in rows(shard)] == [label, "-5"]
+
+
+def test_bad_labels_behind_the_first_samples_cost_their_images_alone(tmp_path: Path) -> None:
+    """Those that tell the columns' types."""
+    members = {f"{i:02}.{kind}": b"%d" % i for i in range(34) for kind in ("jpg", "cls")}
+    members |= {f"{i:02}.json": b'{"w": 0.5}' for i in range(34)}
+    shard = write_tar(tmp_path / "x.tar", dict(sorted(members.items())) | {
+        "a.jpg": b"a", "a.cls": b"--5", "b.jpg": b"b", "b.json": DEEP,
+        "c.jpg": b"c", "c.json": b'{"w": 1%s}' % (b"0" * 400),
+    })  # fmt: skip
+    a, b, c = rows(shard, columns=("label", "w"))[34:]
+    assert str(a.data) == "its label is '--5', and not of type int64 as elsewhere"
+    assert (b.data, b.columns) == (b"b", {"label": None, "w": None})
+    assert str(c.data).endswith("0, and not of type double as elsewhere")
+
+
 @pytest.mark.parametrize(
     ("beside", "label"), [({"1.txt": b"a cat\n"}, "a cat"), ({"1.txt": b"7"}, "7"), ({"1.cls": b"7", "1.txt": b"x"}, 7)]
 )
