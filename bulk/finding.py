@@ -119,7 +119,7 @@ def _look(source: str, count: _Counter) -> Found:
     spelled = pattern and _spells_suffix(parts[-1])
     names: dict[Kind, Names] = {kind: Names() for kind, _, _ in _KINDS}
     with translated(source):
-        tree = open_tree(root)
+        tree = open_tree(root, with_broken=True)  # each is a row that says so
         listed = tree.match(parts, without=MARK) if pattern else tree.walk(lambda n: _kind(n) is not None, without=MARK)
         for name in listed:
             kind = _kind(name)

@@ -106,7 +106,8 @@ def _row_pieces(table: Table, prefix: str, again: Nothing, rows_per_piece: int) 
 
 
 def _local_size(path: str) -> int:
-    return 0 if is_url(path) else Path(path).stat().st_size
+    """0 also of a link that leads nowhere."""
+    return 0 if is_url(path) or not Path(path).exists() else Path(path).stat().st_size
 
 
 def _columns(

@@ -89,6 +89,28 @@ def test_files_that_cannot_be_read_have_a_reason(tmp_path: Path) -> None:
     assert isinstance(found[2].data, TooLarge)
 
 
+def test_links_that_lead_nowhere_are_rows_that_say_so(tmp_path: Path) -> None:
+    root = touch(tmp_path / "photos", "1.jpg", "cat/2.jpg")
+    for name, target in {
+        "gone.jpg": "nowhere.jpg",
+        "self.jpg": "self.jpg",
+        "gone.txt": "no",
+        "again.jpg": "1.jpg",
+    }.items():
+        (root / name).symlink_to(target)
+    expected = {"again.jpg": b"1.jpg", "gone.jpg": "the file does not exist", "1.jpg": b"1.jpg"}
+    for found in (told(rows(root)), told(rows(f"{root}/*.jpg"))):
+        assert {name: found[name] for name in expected} == expected
+        assert str(found["self.jpg"]).startswith("the file ")
+        assert "gone.txt" not in found
+
+
+def test_a_shard_whose_link_leads_nowhere_is_one_row(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {f"{i}.jpg": b"x" for i in range(40)})
+    (tmp_path / "b.tar").symlink_to("nowhere.tar")
+    assert str(told(rows(tmp_path))["b.tar"]).endswith("b.tar does not exist")
+
+
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "1.jpg").open("wb") as file:
         file.truncate(2**40)  # more than there is memory for
