@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from bulk.pieces import RESERVED, ColumnType, Row, Scalar
 from bundle.errors import InvalidInput, SourceError
 
-_INT64 = range(-(2**63), 2**63)
+INT64 = range(-(2**63), 2**63)
 
 Columns = dict[str, ColumnType]
 
@@ -87,8 +87,8 @@ def common(kinds: Collection[ColumnType]) -> ColumnType:
 
 def _as_type(value: Scalar, kind: ColumnType) -> Scalar:
     given = type_of(value)
+    if given == "int64" and value not in INT64:
+        return None
     if given == "int64" and kind == "double":
         return float(value or 0)
-    if given != kind or (given == "int64" and value not in _INT64):
-        return None
-    return value
+    return value if given == kind else None

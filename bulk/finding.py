@@ -119,7 +119,7 @@ def _look(source: str, count: _Counter) -> Found:
     spelled = pattern and _spells_suffix(parts[-1])
     names: dict[Kind, Names] = {kind: Names() for kind, _, _ in _KINDS}
     with translated(source):
-        tree = open_tree(root)
+        tree = open_tree(root, with_broken=True)  # each is a row that says so
         listed = tree.match(parts, without=MARK) if pattern else tree.walk(lambda n: _kind(n) is not None, without=MARK)
         for name in listed:
             kind = _kind(name)
@@ -176,17 +176,22 @@ class _Counter:
 
 
 def source_names(roots: Sequence[str]) -> dict[str, str]:
-    """What the paths of each root begin with: as many of its last parts as tell them apart; nothing for one alone."""
-    distinct = list(dict.fromkeys(roots))
+    """What the paths of each root begin with: as many of its last parts as tell them apart; nothing for one alone.
+
+    Those that lead to one folder have the name of the first.
+    """
+    firsts = dict[str, str]()
+    same = {root: firsts.setdefault(identity(root), root) for root in roots}
+    distinct = list(firsts.values())
     if len(distinct) == 1:
-        return {distinct[0]: ""}
+        return dict.fromkeys(same, "")
     parts = {root: [part for part in root.split("/") if part] or [root] for root in distinct}
     for n in range(1, 1 + max(map(len, parts.values()))):
         names = {root: "/".join(own[-n:]) + "/" for root, own in parts.items()}
         ordered = sorted(names.values())
         if not any(b.startswith(a) for a, b in pairwise(ordered)):
             break
-    return names
+    return {root: names[first] for root, first in same.items()}
 
 
 class Once:

@@ -59,6 +59,7 @@ class Summary:
         if self.recall is not None:
             search = f"approximate; recall@{K} {self.recall:.3f} against comparing all rows, on a sample"
         left_out = f"{self.num_left_out:,} with an error, or a vector that has no direction"
+        size = f"{self.size_bytes / 1e6:,.1f} MB" if self.size_bytes >= 1e5 else f"{self.size_bytes / 1e3:,.0f} kB"
         rows = {
             "index": self.location,
             "vectors": f"{of.dim} numbers each, {of.pooling}, of the bundle {of.bundle} ({of.digest[:12]})",
@@ -66,7 +67,9 @@ class Summary:
             "left out": left_out if self.num_left_out else "none",
             "filter by": ", ".join(["path", "sha256", *self.contents.columns]),
             "search": search,
-            "size": f"{self.size_bytes / 1e6:,.1f} MB" if self.size_bytes >= 1e5 else f"{self.size_bytes / 1e3:,.0f} kB",
+            "size": f"{self.size_bytes / 1e6:,.1f} MB"
+            if self.size_bytes >= 1e5
+            else f"{self.size_bytes / 1e3:,.0f} kB",
             "seconds": f"{self.seconds:.1f}",
             "next": f"MAEVE_SEARCH_INDEX={shlex.quote(self.location)} python -m service --bundle BUNDLE",
         }

@@ -41,10 +41,11 @@ def list_pieces(
     """
     if not sources:
         raise SourceError("no source is named; name a folder, a pattern, images, .parquet or .tar files, or a URL")
-    found, num_repeated = drop_repeated(find(sources, progress))
+    named = find(sources, progress)
+    prefixes = source_names([item.root for item in named])  # of all, so that they stay when more is found
+    found, num_repeated = drop_repeated(named)
     tables = [read_tables([item.path(n) for n in item.names], options) if item.kind == "rows" else [] for item in found]
     repeated, num_listed = _listed_again(found, tables)
-    prefixes = source_names([item.root for item in found])
     groups = list[Sequence[Piece]]()
     for item, own, again in zip(found, tables, repeated, strict=True):
         groups.append(_pieces(item, own, again, prefixes[item.root], options.rows_per_piece))
@@ -101,11 +102,12 @@ def _row_pieces(table: Table, prefix: str, again: Nothing, rows_per_piece: int) 
         skip = tuple((first + np.flatnonzero(again[first : first + rows])).tolist())
         num_bytes = table.num_bytes * rows // table.num_rows
         if rows > len(skip):
-            yield Piece("rows", table.file, (), first, rows - len(skip), num_bytes, prefix, skip)
+            yield Piece("rows", table.file, (), first, rows - len(skip), num_bytes, prefix, skip, table.num_rows)
 
 
 def _local_size(path: str) -> int:
-    return 0 if is_url(path) else Path(path).stat().st_size
+    """0 also of a link that leads nowhere."""
+    return 0 if is_url(path) or not Path(path).exists() else Path(path).stat().st_size
 
 
 def _columns(

@@ -40,7 +40,8 @@ class Piece:
     kind, location: `files`: a folder by path or URL, `names` are relative to it, with slashes; `rows`: a Parquet file,
     of which `count` rows from `first` on; `tar`: a whole shard. count: the number of images, None where only reading
     tells. num_bytes: about how much there is to read, 0 where nothing tells. prefix: what its rows' paths begin with.
-    skip: of `rows`, those that name a file that was named before; they are in `count` no more.
+    skip: of `rows`, those that name a file that was named before; they are in `count` no more. file_rows: of `rows`,
+    how many the whole file has.
     """
 
     kind: Literal["files", "rows", "tar"]
@@ -51,6 +52,7 @@ class Piece:
     num_bytes: int = 0
     prefix: str = ""
     skip: tuple[int, ...] = ()
+    file_rows: int = 0
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ _PIECES_PER_GROUP = 32  # some 30,000 names: what is read to find one piece
 _SCHEMA = pa.schema({
     "kind": pa.string(), "location": pa.binary(), "names": pa.list_(pa.binary()), "first": pa.int64(),
     "count": pa.int64(), "num_bytes": pa.int64(), "prefix": pa.string(), "skip": pa.list_(pa.int64()),
+    "file_rows": pa.int64(),
 })  # fmt: skip
 
 
@@ -119,15 +120,14 @@ def unplanned(plans: Plans, pieces: Sequence[Piece], rows_per_piece: int) -> Seq
     for piece in pieces:
         if piece.kind == "files":
             files[piece.location, piece.prefix].append(pa.array(map(os.fsencode, piece.names), pa.binary()))
-        elif piece.location not in known.whole:
+        elif not known.holds(piece):
             others.append(piece)
-    known.check_rows(pieces)
     return [*_new_files(files, known.names, rows_per_piece), *others]
 
 
 @dataclass(frozen=True)
 class _Known:
-    """Of all plans: the names of files by their folder; Parquet files and shards, with their rows."""
+    """Of all plans: the names of files by their folder; Parquet files, with the rows that they had; shards, with 0."""
 
     names: Mapping[_Folder, list[pa.Array]]
     whole: Mapping[str, int]
@@ -135,27 +135,25 @@ class _Known:
     @classmethod
     def of(cls, plans: Plans) -> _Known:
         names: dict[_Folder, list[pa.Array]] = defaultdict(list)
-        whole: dict[str, int] = defaultdict(int)
-        for table in plans.tables("kind", "location", "names", "prefix", "count"):
-            columns = (table[name].to_pylist() for name in ("kind", "location", "prefix", "count"))
-            for i, (kind, location, prefix, count) in enumerate(zip(*columns, strict=True)):
+        whole: dict[str, int] = {}
+        for table in plans.tables("kind", "location", "names", "prefix", "file_rows"):
+            columns = (table[name].to_pylist() for name in ("kind", "location", "prefix", "file_rows"))
+            for i, (kind, location, prefix, file_rows) in enumerate(zip(*columns, strict=True)):
                 if kind == "files":
                     names[os.fsdecode(location), prefix].append(table["names"].slice(i, 1).combine_chunks().flatten())
                 else:
-                    whole[os.fsdecode(location)] += count or 0
+                    whole[os.fsdecode(location)] = file_rows
         return cls(names, whole)
 
-    def check_rows(self, pieces: Sequence[Piece]) -> None:
-        found: dict[str, int] = defaultdict(int)
-        for piece in pieces:
-            if piece.kind == "rows":
-                found[piece.location] += piece.count or 0
-        for file, num_rows in found.items():
-            if (before := self.whole.get(file, num_rows)) != num_rows:
-                raise BulkError(
-                    f"{file} has {num_rows:,} rows, and had {before:,} when this run began; what was written anew "
-                    f"wants another --out"
-                )
+    def holds(self, piece: Piece) -> bool:
+        """Of a Parquet file the rows are compared, also those that are skipped, which may be others than they were."""
+        before = self.whole.get(piece.location)
+        if before is not None and before != piece.file_rows:
+            raise BulkError(
+                f"{piece.location} has {piece.file_rows:,} rows, and had {before:,} when this run began; what was "
+                "written anew wants another --out"
+            )
+        return before is not None
 
 
 def _new_files(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from itertools import islice
 from tarfile import TarFile, TarInfo
 from typing import IO, cast
 
-from bulk.columns import Columns, common, type_of
+from bulk.columns import INT64, Columns, common, type_of
 from bulk.content import WAITS_S, Data, not_read, too_large
 from bulk.pieces import ColumnType, Piece, ReadOptions, Row, Scalar
 from bundle.errors import InvalidInput, SourceError
@@ -20,6 +21,7 @@ from sources.tar import DAMAGE, MAX_LABEL_BYTES, opened_tar, split_key
 from sources.urls import is_url
 
 _LABELS = ("cls", "txt")
+_NUMBER = re.compile(r"-?[0-9]{1,19}")
 _SAMPLES_LOOKED_AT = 32
 
 
@@ -133,7 +135,7 @@ def _values(sample: _Sample, columns: Mapping[str, ColumnType | None]) -> dict[s
     for name, kind in columns.items():
         if name == "label":
             text = next((sample.texts[k] for k in _LABELS if k in sample.texts), b"").decode(errors="replace").strip()
-            number = "cls" in sample.texts and kind != "string" and text.lstrip("-").isdecimal()
+            number = "cls" in sample.texts and kind != "string" and _NUMBER.fullmatch(text) and int(text) in INT64
             values[name] = int(text) if number else text or None
         else:
             values[name] = value if type_of(value := document.get(name)) is not None else None
@@ -143,6 +145,6 @@ def _values(sample: _Sample, columns: Mapping[str, ColumnType | None]) -> dict[s
 def _document(text: bytes) -> dict[str, Scalar]:
     try:
         document = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter where it is nested too deeply
         return {}
     return document if isinstance(document, dict) else {}

@@ -183,8 +183,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._fail(
             self._refusal
             or MalformedRequest(
-                "this is no HTTP/1.1 request, or one that could be read in two ways; an address is ASCII, with all else "
-                "as %XX"
+                "this is no HTTP/1.1 request, or one that could be read in two ways; an address is "
+                "ASCII, with all else as %XX"
             )
         )
 

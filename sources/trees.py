@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sources.patterns import Part, fits
 from sources.stores import file_system, is_arrow
@@ -74,16 +75,19 @@ class Tree(ABC):
 
 
 class LocalTree(Tree):
-    def __init__(self, root: str) -> None:
-        self.root = root
+    """with_broken: whether links that lead nowhere are files too, rather than nothing."""
+
+    def __init__(self, root: str, *, with_broken: bool = False) -> None:
+        self.root, self._with_broken = root, with_broken
 
     def scan(self, folder: str, wanted: Wanted) -> tuple[list[str], list[str]]:
         folders, files = list[str](), list[str]()
         with os.scandir(self._path(folder)) as entries:
             for entry in entries:
-                if entry.is_dir():
+                kind = _kind(entry)
+                if kind == "folder":
                     folders.append(entry.name)
-                elif wanted(entry.name) and entry.is_file():
+                elif (kind == "file" or (kind == "broken" and self._with_broken)) and wanted(entry.name):
                     files.append(entry.name)
         return folders, files
 
@@ -93,6 +97,20 @@ class LocalTree(Tree):
 
     def _path(self, folder: str) -> str:
         return f"{self.root}/{folder}" if folder else self.root
+
+
+def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "broken", "other"]:
+    """Of what a link leads to; broken: to nothing, or to itself."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        return "broken" if entry.is_symlink() and not os.path.exists(entry.path) else "other"  # noqa: PTH110
+    except OSError as e:
+        if e.errno == errno.ELOOP:
+            return "broken"
+        raise
 
 
 class StoreTree(Tree):
@@ -140,6 +158,6 @@ class StoreTree(Tree):
         return [{"name": info.path, "type": kinds.get(info.type, "other")} for info in found]
 
 
-def open_tree(folder: str) -> Tree:
-    """By path or URL."""
-    return StoreTree(folder) if "://" in folder else LocalTree(folder)
+def open_tree(folder: str, *, with_broken: bool = False) -> Tree:
+    """By path or URL. with_broken: see `LocalTree`; a store has no links."""
+    return StoreTree(folder) if "://" in folder else LocalTree(folder, with_broken=with_broken)

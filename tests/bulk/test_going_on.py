@@ -79,3 +79,29 @@ def test_parquet_keeps_its_columns_and_may_have_more(fake_bundle: Bundle, tmp_pa
     write_parquet(file, images | {"w": pa.array([1]), "n": pa.array([1.5])})
     with pytest.raises(BulkError, match="the columns was n int64, w double, and is now w int64, n double"):
         prepared(fake_bundle, tmp_path / "out", file)
+
+
+def test_a_source_that_at_first_adds_nothing_may_grow(fake_bundle: Bundle, tmp_path: Path) -> None:
+    """What paths begin with depends on the sources alone, and not on what is in them."""
+    photos, out = touch(tmp_path / "photos", "1.jpg", "sub/2.jpg"), tmp_path / "out"
+    sources = (photos, f"{photos}/sub/*.{{jpg,jfif}}")
+    assert prepared(fake_bundle, out, *sources)[1] == ["photos/1.jpg", "photos/sub/2.jpg"]
+    touch(photos, "sub/3.jfif")
+    assert prepared(fake_bundle, out, *sources)[1] == ["photos/1.jpg", "photos/sub/2.jpg", "sub/3.jfif"]
+
+
+def test_what_a_list_names_may_appear_in_a_folder_and_go_again(fake_bundle: Bundle, tmp_path: Path) -> None:
+    photos, file, out = touch(tmp_path / "photos", "1.jpg"), tmp_path / "list.parquet", tmp_path / "out"
+    write_parquet(file, {"path": pa.array(["photos/1.jpg", "photos/2.jpg", "photos/3.jpg"])})
+    planned = ["photos/1.jpg", f"{tmp_path.name}/list.parquet"]
+    assert prepared(fake_bundle, out, photos, file)[1] == planned
+    touch(photos, "2.jpg", "3.jpg")  # all that the list names is there now, so that nothing of it is left
+    planned += ["photos/2.jpg", "photos/3.jpg"]
+    assert prepared(fake_bundle, out, photos, file)[1] == planned
+    (photos / "3.jpg").unlink()
+    assert prepared(fake_bundle, out, photos, file)[1] == planned
+    write_parquet(file, {"path": pa.array(["photos/1.jpg"])})
+    touch(photos, "3.jpg")
+    (photos / "1.jpg").unlink()
+    with pytest.raises(BulkError, match="has 1 rows, and had 3 when this run began"):
+        prepared(fake_bundle, out, photos, file)

@@ -262,7 +262,7 @@ def test_a_list_names_each_file_once(tmp_path: Path) -> None:
     write_parquet(tmp_path / "list.parquet", {"path": pa.array(paths), "n": pa.array(range(7))})
     listing = listed(tmp_path / "list.parquet")
     assert list(listing.pieces) == [
-        Piece("rows", str(tmp_path / "list.parquet"), (), 0, 5, listing.pieces[0].num_bytes, "list.parquet", (1, 4))
+        Piece("rows", str(tmp_path / "list.parquet"), (), 0, 5, listing.pieces[0].num_bytes, "list.parquet", (1, 4), 7)
     ]
     assert (listing.num_duplicates, listing.columns) == (2, {"n": "int64"})
     both = listed(tmp_path / "pets", tmp_path / "list.parquet")

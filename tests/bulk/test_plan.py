@@ -18,8 +18,8 @@ def files(*names: str, location: str = "/photos") -> Piece:
     return Piece("files", location, names=names, count=len(names), prefix="photos/")
 
 
-def rows(first: int, count: int, location: str = "/a.parquet") -> Piece:
-    return Piece("rows", location, first=first, count=count, skip=(1, 2), num_bytes=9)
+def rows(first: int, count: int, location: str = "/a.parquet", file_rows: int = 12) -> Piece:
+    return Piece("rows", location, first=first, count=count, skip=(1, 2), num_bytes=9, file_rows=file_rows)
 
 
 def test_pieces_come_back_by_their_numbers(tmp_path: Path) -> None:
@@ -61,5 +61,5 @@ def test_what_is_new_is_planned_and_nothing_twice(tmp_path: Path) -> None:
 
 def test_a_parquet_file_that_was_written_anew_is_refused(tmp_path: Path) -> None:
     plans = Plans(open_place(tmp_path), ()).extended([rows(0, 4), rows(4, 4)])
-    with pytest.raises(BulkError, match=r"/a\.parquet has 9 rows, and had 8 when this run began"):
-        unplanned(plans, [rows(0, 9)], 4)
+    with pytest.raises(BulkError, match=r"/a\.parquet has 9 rows, and had 12 when this run began"):
+        unplanned(plans, [rows(0, 7, file_rows=9)], 4)

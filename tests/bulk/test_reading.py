@@ -89,6 +89,28 @@ def test_files_that_cannot_be_read_have_a_reason(tmp_path: Path) -> None:
     assert isinstance(found[2].data, TooLarge)
 
 
+def test_links_that_lead_nowhere_are_rows_that_say_so(tmp_path: Path) -> None:
+    root = touch(tmp_path / "photos", "1.jpg", "cat/2.jpg")
+    for name, target in {
+        "gone.jpg": "nowhere.jpg",
+        "self.jpg": "self.jpg",
+        "gone.txt": "no",
+        "again.jpg": "1.jpg",
+    }.items():
+        (root / name).symlink_to(target)
+    expected = {"again.jpg": b"1.jpg", "gone.jpg": "the file does not exist", "1.jpg": b"1.jpg"}
+    for found in (told(rows(root)), told(rows(f"{root}/*.jpg"))):
+        assert {name: found[name] for name in expected} == expected
+        assert str(found["self.jpg"]).startswith("the file ")
+        assert "gone.txt" not in found
+
+
+def test_a_shard_whose_link_leads_nowhere_is_one_row(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {f"{i}.jpg": b"x" for i in range(40)})
+    (tmp_path / "b.tar").symlink_to("nowhere.tar")
+    assert str(told(rows(tmp_path))["b.tar"]).endswith("b.tar does not exist")
+
+
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "1.jpg").open("wb") as file:
         file.truncate(2**40)  # more than there is memory for
@@ -275,6 +297,30 @@ def test_members_of_a_shard_with_what_stands_beside_them(tmp_path: Path) -> None
         *[(None, None)] * 3,
     ]
     assert isinstance(found[-1].data, TooLarge)
+
+
+DEEP = b"[" * 100_000  # more than Python's reader of JSON takes
+
+
+@pytest.mark.parametrize("label", ["--5", "9" * 5000, str(2**63), "\u0663", "-", "1_0"])
+def test_labels_that_are_no_numbers_of_64_bits_stay_text(label: str, tmp_path: Path) -> None:
+    members = {"1.jpg": b"x", "1.cls": label.encode(), "1.json": DEEP, "2.jpg": b"y", "2.cls": b"-5", "2.json": b"{}"}
+    shard = write_tar(tmp_path / "x.tar", members)
+    assert [row.columns["label"] for row in rows(shard)] == [label, "-5"]
+
+
+def test_bad_labels_behind_the_first_samples_cost_their_images_alone(tmp_path: Path) -> None:
+    """Those that tell the columns' types."""
+    members = {f"{i:02}.{kind}": b"%d" % i for i in range(34) for kind in ("jpg", "cls")}
+    members |= {f"{i:02}.json": b'{"w": 0.5}' for i in range(34)}
+    shard = write_tar(tmp_path / "x.tar", dict(sorted(members.items())) | {
+        "a.jpg": b"a", "a.cls": b"--5", "b.jpg": b"b", "b.json": DEEP,
+        "c.jpg": b"c", "c.json": b'{"w": 1%s}' % (b"0" * 400),
+    })  # fmt: skip
+    a, b, c = rows(shard, columns=("label", "w"))[34:]
+    assert str(a.data) == "its label is '--5', and not of type int64 as elsewhere"
+    assert (b.data, b.columns) == (b"b", {"label": None, "w": None})
+    assert str(c.data).endswith("0, and not of type double as elsewhere")
 
 
 @pytest.mark.parametrize(

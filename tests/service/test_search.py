@@ -403,7 +403,7 @@ async def test_what_is_no_index_of_ours_is_refused_with_what_to_do(
     with pytest.raises(Unavailable, match=r"there is no index at .*empty; python -m bulk.index makes one"):
         await open_index(str(tmp_path / "empty"))
     write_index(tmp_path / "parts" / "_index", table)
-    with pytest.raises(Unavailable, match="did you mean .*parts/_index"):
+    with pytest.raises(Unavailable, match=r"did you mean .*parts/_index"):
         await open_index(str(tmp_path / "parts"))
 
 
