@@ -122,7 +122,7 @@ class Embedder:
             kept = self._kept(number)
             num_kept = len(kept)
             reading = _Reading(read_piece(job.plans[number], job.reading, job.record.carried))
-            data = encode_part(list(self._noted(number, self._embedded(reading, kept))), self._schema)
+            data = encode_part(self._noted(number, self._embedded(reading, kept)), self._schema)
             reading.check(part_name(number))
             job.place.write(part_name(number), data)
         finally:

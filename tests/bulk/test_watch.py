@@ -38,6 +38,5 @@ def test_each_death_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[st
     with displayed(state, state.todo(retry_errors=False)) as display:
         for seen in (Seen({0: 1}, {}), Seen({0: 0}, {0: 1}), Seen({0: 2}, {0: 1}), Seen({1: 0}, {0: 2})):
             display.tell(seen)
-    assert capsys.readouterr().err.splitlines() == 2 * [
-        "the process died over part-000000.parquet, which is begun anew"
-    ]
+    said = "the process died over part-000000.parquet, which is begun anew"
+    assert capsys.readouterr().err.splitlines() == [said, said]

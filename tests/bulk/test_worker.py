@@ -9,14 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
-from pyarrow import fs
 
 from bulk.parts import part_name
 from bulk.watch import Watch
 from bulk.worker import TRIES, Embedder, Report
 from bundle.store import Bundle
-from tests.bulk.working import Found, Notes, job_of, spec_of, write_photos
+from tests.bulk.working import Found, Notes, bucket, job_of, spec_of, store, write_photos
 from tests.service.helpers import photo
 
 
@@ -170,27 +168,18 @@ def test_a_part_of_which_a_store_gave_nothing_ends_the_run(
 ) -> None:
     """Written, it would count as finished, with the errors of a machine that has no keys."""
     monkeypatch.setattr("bulk.content.WAITS_S", ())
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "a",
-            "AWS_SECRET_ACCESS_KEY": "b",
-        }.items():  # fmt: skip
+    with store() as access:
+        for name, value in access.items():
             monkeypatch.setenv(name, value)
-        store = fs.S3FileSystem(endpoint_override=f"http://{host}:{port}", allow_bucket_creation=True)
-        store.create_dir("photos")
+        files = bucket(access, "photos")
         for name in ("a.png", "b.png"):
-            with store.open_output_stream(f"photos/{name}") as file:
+            with files.open_output_stream(f"photos/{name}") as file:
                 file.write(photo(1))
         job = job_of(fake_bundle, "s3://photos", tmp_path / "out")
         for name in ("a.png", "b.png"):
-            store.delete_file(f"photos/{name}")
+            files.delete_file(f"photos/{name}")
         assert made(Embedder(job), 0)[0].num_errors == 2  # they are gone, which is theirs to say
         (tmp_path / "out" / part_name(0)).unlink()
-    finally:
-        server.stop()
     (report,) = made(Embedder(replace(job, teller=Notes())), 0)
     told = "no image of part-000000.parquet could be reached, so it is not written (a.png: the file cannot be reached: "
     assert (report.failure or "").startswith(told)

@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from moto.server import ThreadedMotoServer
 from numpy.typing import NDArray
+from pyarrow import fs
 
 from bulk.listing import list_pieces
 from bulk.pieces import ReadOptions
@@ -91,6 +94,31 @@ def job_of(bundle: Bundle, photos: Path | str, out: Path, teller: Teller | None 
 
 def plans_of(place: Place, photos: Path | str) -> Plans:
     return Plans(place, ()).extended(list_pieces([str(photos)], READING).pieces)
+
+
+@contextmanager
+def store() -> Iterator[dict[str, str]]:
+    """An object store in this process, by the variables that tell the way to it."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "a",
+            "AWS_SECRET_ACCESS_KEY": "b",
+        }  # fmt: skip
+    finally:
+        server.stop()
+
+
+def bucket(access: Mapping[str, str], name: str) -> fs.S3FileSystem:
+    """The store, with one more bucket."""
+    files = fs.S3FileSystem(
+        endpoint_override=access["AWS_ENDPOINT_URL"], region=access["AWS_REGION"], allow_bucket_creation=True,
+        access_key=access["AWS_ACCESS_KEY_ID"], secret_key=access["AWS_SECRET_ACCESS_KEY"],
+    )  # fmt: skip
+    files.create_dir(name)
+    return files
 
 
 @dataclass(frozen=True)
