@@ -67,9 +67,7 @@ class Summary:
             "left out": left_out if self.num_left_out else "none",
             "filter by": ", ".join(["path", "sha256", *self.contents.columns]),
             "search": search,
-            "size": f"{self.size_bytes / 1e6:,.1f} MB"
-            if self.size_bytes >= 1e5
-            else f"{self.size_bytes / 1e3:,.0f} kB",
+            "size": size,
             "seconds": f"{self.seconds:.1f}",
             "next": f"MAEVE_SEARCH_INDEX={shlex.quote(self.location)} python -m service --bundle BUNDLE",
         }

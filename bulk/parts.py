@@ -15,10 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-<<<<<<< HEAD
-=======
 from itertools import islice
->>>>>>> fixrun
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -73,32 +70,12 @@ def part_schema(spec: VectorSpec, columns: Mapping[str, ColumnType]) -> pa.Schem
 def encode_part(rows: Iterable[Embedded], schema: pa.Schema) -> bytes:
     """The file's content; the same rows give the same bytes. No more than a row group of `rows` is held at once."""
     carried = schema.names[4:]
-<<<<<<< HEAD
-    vectors = _values(rows, schema.field("embedding").type)
-    arrays = [
-        pa.array([row.path for row in rows], pa.string()),
-        pa.array([row.sha256 for row in rows], pa.string()),
-        _vectors(rows, vectors, schema.field("embedding").type),
-        pa.array([row.error for row in rows], pa.string()),
-        *(pa.array([row.columns.get(name) for row in rows], schema.field(name).type) for name in carried),
-    ]
-    buffer = io.BytesIO()
-=======
     buffer, num_directed, left = io.BytesIO(), 0, iter(rows)
->>>>>>> fixrun
     # Neither a dictionary nor statistics tell anything of hashes and of numbers that are all different.
     with pq.ParquetWriter(
         buffer, schema, compression="zstd", use_dictionary=["error", *carried],
         write_statistics=["path", "error", *carried],
     ) as file:  # fmt: skip
-<<<<<<< HEAD
-        file.write_table(pa.Table.from_arrays(arrays, schema=schema))
-        # The footer by itself would not tell a vector from another: of those there are no statistics.
-        with buffer.getbuffer() as written:
-            content = sha256(written).hexdigest().encode()
-        num_directed = str(np.count_nonzero(has_direction(vectors.astype(np.float32)))).encode()
-        file.add_key_value_metadata({CONTENT_KEY: content, DIRECTED_KEY: num_directed})
-=======
         while group := list(islice(left, _GROUP_ROWS)):
             vectors = _values(group, schema.field("embedding").type)
             file.write_table(_table(group, vectors, schema))
@@ -107,7 +84,6 @@ def encode_part(rows: Iterable[Embedded], schema: pa.Schema) -> bytes:
         with buffer.getbuffer() as written:
             content = sha256(written).hexdigest().encode()
         file.add_key_value_metadata({CONTENT_KEY: content, DIRECTED_KEY: str(num_directed).encode()})
->>>>>>> fixrun
     return buffer.getvalue()
 
 
@@ -149,8 +125,6 @@ def good_rows(file: BinaryIO) -> dict[str, Embedded]:
     }
 
 
-<<<<<<< HEAD
-=======
 def _table(rows: Sequence[Embedded], vectors: NDArray[Any], schema: pa.Schema) -> pa.Table:
     """vectors: [N, D] as _values gives them."""
     arrays = [
@@ -163,7 +137,6 @@ def _table(rows: Sequence[Embedded], vectors: NDArray[Any], schema: pa.Schema) -
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
->>>>>>> fixrun
 def _values(rows: Sequence[Embedded], kind: pa.FixedSizeListType) -> NDArray[Any]:
     """[N, D] as they are stored; zeros where there is an error."""
     values: NDArray[Any] = np.zeros((len(rows), kind.list_size), kind.value_type.to_pandas_dtype())  # [N, D]

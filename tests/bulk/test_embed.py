@@ -181,32 +181,22 @@ def test_a_cluster_by_its_address(fake_bundle: Bundle, tmp_path: Path) -> None:
         "--include-dashboard=false", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0",
         f"--temp-dir={short}", "--object-store-memory=100000000",
     ]  # fmt: skip
-<<<<<<< HEAD
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
-    without = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    with running(head, tmp_path, without | token | {"PYTHONUNBUFFERED": "1"}) as process:
-        assert process.stdout is not None
-        assert any("Ray runtime started" in said for said in process.stdout)
-=======
     without = {
         name: value for name, value in os.environ.items() if name != "PYTHONPATH" and not name.startswith("AWS_")
     }
-    with store() as access, running(head, tmp_path, without):
+    with store() as access, running(head, tmp_path, without | token | {"PYTHONUNBUFFERED": "1"}) as process:
         files = bucket(access, "photos")
         for i in range(6):
             with files.open_output_stream(f"photos/{i}.png") as file:
                 file.write(photo(i))
-        eventually(lambda: listens(port), TIMEOUT_S)
->>>>>>> fixrun
+        assert process.stdout is not None
+        assert any("Ray runtime started" in said for said in process.stdout)
         line = command(
             "s3://photos", fake_bundle.path, tmp_path / "out", "--runtime", "fake", "--num-actors", "2",
             "--rows-per-part", "1", "--address", f"127.0.0.1:{port}",
         )  # fmt: skip
-<<<<<<< HEAD
-        done = run(line, **token)
-=======
-        done = run(line, **access)
->>>>>>> fixrun
+        done = run(line, **access, **token)
     shutil.rmtree(short)
     assert done.returncode == 0, done.stderr
     assert "2 actors with 1 lane" in done.stderr

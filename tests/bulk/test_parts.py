@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import io
-<<<<<<< HEAD
-from hashlib import sha256
-=======
 from collections.abc import Iterator
->>>>>>> fixrun
+from hashlib import sha256
 from pathlib import Path
 from weakref import WeakSet
 
@@ -57,7 +54,6 @@ def test_what_is_written_is_read(tiny_bundle: Bundle, tmp_path: Path, dtype: str
     assert ds.dataset(tmp_path).to_table(filter=ds.field("error").is_null()).num_rows == 2
 
 
-<<<<<<< HEAD
 def test_the_file_tells_a_digest_of_all_that_stands_before_its_footer(tiny_bundle: Bundle) -> None:
     spec = spec_of(tiny_bundle)
     data = encode_part(rows(spec.dim), part_schema(spec, COLUMNS))
@@ -65,7 +61,8 @@ def test_the_file_tells_a_digest_of_all_that_stands_before_its_footer(tiny_bundl
     footer_bytes = int.from_bytes(data[-8:-4], "little") + 8
     assert told[CONTENT_KEY] == sha256(data[:-footer_bytes]).hexdigest().encode()
     assert told[DIRECTED_KEY] == b"2"
-=======
+
+
 def test_rows_are_taken_as_they_come(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard of 100,000 members is one part, and is not held as rows."""
     monkeypatch.setattr("bulk.parts._GROUP_ROWS", 4)
@@ -87,7 +84,6 @@ def test_rows_are_taken_as_they_come(tiny_bundle: Bundle, monkeypatch: pytest.Mo
     assert table["path"].to_pylist() == [f"{i}.jpg" for i in range(30)]
     assert [vector[0] for vector in table["embedding"].to_pylist()] == list(range(30))
     assert part_info(io.BytesIO(data)) == (30, 0)
->>>>>>> fixrun
 
 
 def test_the_footer_counts_the_errors(tiny_bundle: Bundle) -> None:
