@@ -21,7 +21,16 @@ from pydantic import ValidationError
 
 from bundle.errors import Unavailable
 from bundle.manifest import Manifest
-from bundle.vectors import APPROXIMATE_FROM, INDEX_TABLE, REFINE, VECTORS_KEY, IndexInfo, VectorSpec, is_store, store_options
+from bundle.vectors import (
+    APPROXIMATE_FROM,
+    INDEX_TABLE,
+    REFINE,
+    VECTORS_KEY,
+    IndexInfo,
+    VectorSpec,
+    is_store,
+    store_options,
+)
 from service.filters import ColumnType, Value
 from service.settings import SettingsError
 
