@@ -106,7 +106,7 @@ def test_rows_that_were_left_out_are_counted(dst: Path) -> None:
     write_part(dst, 3, [row("unread", None), row("zero", np.zeros(D, np.float32)), row("good", clustered(1)[0])])
     for summary in (run(dst), run(dst)):
         assert (summary.num_rows, summary.num_left_out) == (251, 2)
-    assert "left out   2 without a vector, or with one that has no direction" in str(summary)
+    assert "left out   2 with an error, or a vector that has no direction" in str(summary)
 
 
 def test_rows_of_two_runs_at_once_are_put_right(dst: Path) -> None:

@@ -313,11 +313,11 @@ def test_an_approximate_index_is_searched_until_the_one_made_anew_is_sorted_too(
         assert len(find(service, photo(1), k=1)) == 1
         write_index(folder, rows(stored[:290], spec_of(bundle)))
         eventually(lambda: "not searched until bulk.index has sorted it" in caplog.text)
-        assert num_rows(served) == 300
+        assert num_rows() == 300
         sort()
-        eventually(lambda: num_rows(served) == 290)
+        eventually(lambda: num_rows() == 290)
         write_index(folder, rows(stored[:100], spec_of(bundle)))  # so few are never sorted
-        eventually(lambda: num_rows(served) == 100)
+        eventually(lambda: num_rows() == 100)
 
 
 async def test_a_search_that_fails_ends_those_beside_it(
