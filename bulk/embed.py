@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from bulk.errors import run_command
+from bulk.errors import ending_at_once, run_command
 from bundle.cli.command import Command
 from bundle.cli.flags import Positional
 from bundle.decode import MAX_PIXELS
@@ -105,4 +105,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, stopped=STOPPED)
+    with ending_at_once():
+        run_command(main, stopped=STOPPED)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from bundle.cli.ending import BAD_RESULT, NOT_DONE, run
 from bundle.errors import MaeveError
@@ -24,3 +27,21 @@ _STATUSES: dict[type[Exception], int] = {
 def run_command(main: Callable[[], None], *, stopped: str = "stopped") -> None:
     """Run a command's main function by the rule of bundle.cli.ending. stopped: what Ctrl-C says."""
     run(main, statuses=_STATUSES, stopped=stopped)
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """For the whole of a command that uses Ray: the process ends with the block and its status.
+
+    Ray's native threads have been seen to abort the interpreter on its way out, after all was done and said.
+    """
+    status = 0
+    try:
+        yield
+    except SystemExit as e:
+        if e.code is not None and not isinstance(e.code, int):
+            raise
+        status = e.code or 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
