@@ -57,6 +57,7 @@ class Search:
         self._load = Load()
         self._opening = asyncio.Lock()
         self._opened_at = -_PATIENCE_S
+        self._opened_for: str | None = None  # the bundle that was served then
         self._fault: str | None = None  # why the last look or search failed, if it did
         self._said: str | None = None
         self.index: Index | None = None  # the newest that could be read
@@ -155,7 +156,8 @@ class Search:
     async def _open_anew(self, before: Index | None, manifest: Manifest) -> Index:
         """The newest version, unless another request has just looked for it. Unavailable if none could be read yet."""
         async with self._opening:
-            if self.index is before and time.monotonic() >= self._opened_at + _PATIENCE_S:
+            waited = time.monotonic() >= self._opened_at + _PATIENCE_S or self._opened_for != manifest.digest
+            if self.index is before and waited:
                 await self._open(None, manifest)
         if self.index is None:
             raise Unavailable(self._fault or f"the index {self._location} is being opened")
@@ -167,6 +169,7 @@ class Search:
         being sorted into partitions, which would be searched slowly for as long.
         """
         self._opened_at = time.monotonic()
+        self._opened_for = None if manifest is None else manifest.digest
         try:
             newest = await (open_index(self._location) if current is None else current.newer())
         except Unavailable as e:

@@ -69,7 +69,8 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) ->
     more = ["--queries", "5", "--rounds", "1", "--folder", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["search.py", *arguments, *more])
     main()
-    text = (tmp_path / "results" / "search.md").read_text()
+    [result] = (tmp_path / "results").iterdir()
+    text = result.read_text()
     lines = [line for line in text.splitlines() if "numpy, in memory" in line or "| LanceDB, " in line]
     return text, [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
 

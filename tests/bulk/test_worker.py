@@ -171,13 +171,13 @@ def test_a_part_of_which_a_store_gave_nothing_ends_the_run(
     with store() as access:
         for name, value in access.items():
             monkeypatch.setenv(name, value)
-        files = bucket(access, "photos")
+        files = bucket(access, "vanished")
         for name in ("a.png", "b.png"):
-            with files.open_output_stream(f"photos/{name}") as file:
+            with files.open_output_stream(f"vanished/{name}") as file:
                 file.write(photo(1))
-        job = job_of(fake_bundle, "s3://photos", tmp_path / "out")
+        job = job_of(fake_bundle, "s3://vanished", tmp_path / "out")
         for name in ("a.png", "b.png"):
-            files.delete_file(f"photos/{name}")
+            files.delete_file(f"vanished/{name}")
         assert made(Embedder(job), 0)[0].num_errors == 2  # they are gone, which is theirs to say
         (tmp_path / "out" / part_name(0)).unlink()
     (report,) = made(Embedder(replace(job, teller=Notes())), 0)

@@ -152,7 +152,7 @@ def test_the_base_image_is_the_python_of_the_tests() -> None:
 
 @pytest.mark.parametrize(
     "extras",
-    [[], ["bulk"], ["gpu"], ["openvino"], ["search"], ["train", "export"]],
+    [[], ["bulk", "cluster"], ["gpu"], ["openvino"], ["search"], ["train", "export"]],
     ids=lambda extras: "+".join(extras),
 )
 def test_the_requirements_are_those_of_pyproject(extras: list[str]) -> None:
