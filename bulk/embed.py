@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from bulk.errors import ending_at_once, run_command
+from bulk.pieces import named_columns
 from bundle.cli.command import Command
 from bundle.cli.flags import Positional
 from bundle.decode import MAX_PIXELS
@@ -70,17 +71,14 @@ class EmbedConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-        if self.columns is not None and not all(self.columns.split(",")):
-            raise ValueError(f"--columns takes names separated by commas, got {self.columns!r}")
+        named_columns(self.columns)
         if self.runtime == "fake" and self.device == "cuda":
             raise ValueError("--runtime fake computes nothing and has no GPU; use --device cpu")
 
     @property
     def wanted_columns(self) -> tuple[str, ...] | None:
         """None for all."""
-        if self.columns is None:
-            return None
-        return () if self.columns == "none" else tuple(self.columns.split(","))
+        return named_columns(self.columns)
 
 
 COMMAND = Command(

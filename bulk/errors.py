@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from bundle.cli.ending import BAD_RESULT, NOT_DONE, run
 from bundle.errors import MaeveError
@@ -31,17 +32,21 @@ def run_command(main: Callable[[], None], *, stopped: str = "stopped") -> None:
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """For the whole of a command that uses Ray: the process ends with the block and its status.
+    """For the whole of a command: where Ray was loaded, the process ends with the block and its status.
 
     Ray's native threads have been seen to abort the interpreter on its way out, after all was done and said.
     """
-    status = 0
     try:
         yield
     except SystemExit as e:
-        if e.code is not None and not isinstance(e.code, int):
+        if "ray" not in sys.modules or not isinstance(e.code, int | None):
             raise
-        status = e.code or 0
+        _end(e.code or 0)
+    if "ray" in sys.modules:
+        _end(0)
+
+
+def _end(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from bulk.errors import run_command
+from bulk.pieces import named_columns
 from bundle.cli.command import Command
 from bundle.cli.flags import Positional
 
@@ -31,15 +32,12 @@ class IndexConfig:
     """Make the index anew; the old one serves until the new one is whole."""
 
     def __post_init__(self) -> None:
-        if self.columns is not None and not all(self.columns.split(",")):
-            raise ValueError(f"--columns takes names separated by commas, got {self.columns!r}")
+        named_columns(self.columns)
 
     @property
     def wanted_columns(self) -> tuple[str, ...] | None:
         """None where no flag says."""
-        if self.columns is None:
-            return None
-        return () if self.columns == "none" else tuple(self.columns.split(","))
+        return named_columns(self.columns)
 
 
 COMMAND = Command(

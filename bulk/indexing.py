@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import time
@@ -21,7 +20,7 @@ from bulk.index import IndexConfig
 from bulk.index_parts import Part, carried_columns, common_spec, differences, list_parts, num_planned, read_rows
 from bulk.index_recall import K, best_cosines, recall
 from bulk.index_table import Contents, IndexTable
-from bulk.place import STATE, Place, open_place
+from bulk.place import STATE, Place, lock, open_place
 from bulk.progress import Bar, track
 from bundle.cli.words import counted
 from bundle.vectors import APPROXIMATE_FROM, VectorSpec
@@ -233,19 +232,10 @@ def _locked(location: str) -> Iterator[None]:
     except OSError as e:
         raise BulkError(f"cannot write {location}: {e.strerror}; choose another --out") from e
     try:
-        _lock(descriptor, location)
+        lock(descriptor, location)
         yield
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int, location: str) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-        raise BulkError(f"another run is writing to {location}; wait for its end, or choose another --out") from e
-    except OSError:  # a network's file system that knows no such locks
-        return
 
 
 def _size_bytes(location: str) -> int:

@@ -77,3 +77,13 @@ class Listing:
     pieces: Sequence[Piece]
     columns: Mapping[str, ColumnType]
     num_duplicates: int = 0
+
+
+def named_columns(flag: str | None) -> tuple[str, ...] | None:
+    """What `--columns` names, by commas, or `none`; None where it was not given. ValueError for empty names."""
+    if flag is None:
+        return None
+    names = tuple(flag.split(","))
+    if not all(names):
+        raise ValueError(f"--columns takes names separated by commas, got {flag!r}")
+    return () if flag == "none" else names

@@ -103,7 +103,7 @@ class LocalPlace:
         except OSError as e:
             raise BulkError(f"cannot write {folder}: {e.strerror}; {_advice(e)}") from e
         try:
-            self._lock(descriptor)
+            lock(descriptor, self._root)
             for left in folder.glob(".*.partial"):
                 left.unlink(missing_ok=True)
             yield
@@ -112,14 +112,6 @@ class LocalPlace:
                 with suppress(OSError):  # not empty
                     made.rmdir()
             os.close(descriptor)
-
-    def _lock(self, descriptor: int) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            raise BulkError(f"another run is writing to {self._root}; wait for its end, or choose another --out") from e
-        except OSError:  # a network's file system that knows no such locks
-            return
 
 
 class RemotePlace:
@@ -196,3 +188,13 @@ def _advice(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "make room there; the same command goes on with what is finished"
     return "choose another --out"
+
+
+def lock(descriptor: int, location: object) -> None:
+    """For this process alone, until the descriptor is closed. BulkError where another has it, at `location`."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        raise BulkError(f"another run is writing to {location}; wait for its end, or choose another --out") from e
+    except OSError:  # a network's file system that knows no such locks
+        return
