@@ -230,8 +230,10 @@ def test_another_network_takes_its_index_with_it(open_page: OpenPage, searching:
     with serving_fake(make_bundle(tmp_path / "other", name="other")) as (other, _), between(target) as proxy:
         page = open_page(proxy.url, height=6000)  # so that every card is in sight
         search(page)
+        expect(tiles(page).locator("img[src]")).to_have_count(FIRST)  # none is asked for of the service that has none
         tiles(page).first.get_by_role("button").click()
-        expect(page.get_by_role("dialog")).to_be_visible()
+        larger = page.get_by_role("dialog").locator("img")
+        eventually(lambda: max(picture(larger).shape) > 320)
         addresses.append(f"{other.url}/")
         seed = page.locator("#reconstruct [data-part=seed]")  # below the dialog, so that no hand reaches it
         seed.evaluate("field => { field.value = 5; field.dispatchEvent(new Event('input')); }")
