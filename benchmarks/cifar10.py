@@ -15,19 +15,14 @@ import shlex
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import httpx
-
+from benchmarks.labeled import classified, read_files
 from benchmarks.load.requests import read_photos
 from benchmarks.load.servers import Server, ours
 from benchmarks.report import Report
-from sources import open_source
-
-_PER_REQUEST = 64
+from service.client import Client
 
 
 def main() -> None:
@@ -92,27 +87,14 @@ def metric(run: Path, name: str) -> float:
 
 def http_accuracy(bundle: Path, test: Path) -> tuple[float, float, int]:
     """(share of correct answers, seconds, number of images) of the encoded test images through the service."""
-    source = open_source(test)
-    if source.classes is None:
-        raise SystemExit(f"{test} has no labels")
+    images = read_files(str(test))
     with (
         Server(ours(bundle), read_photos(None)[:1]) as server,
-        httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as client,
-        ThreadPoolExecutor(4) as pool,
+        Client(f"http://127.0.0.1:{server.port}", images_per_request=64) as client,
     ):
-        samples = ((s.name, s.data, s.label) for s in source if isinstance(s.data, bytes) and isinstance(s.label, int))
-        batches = iter(lambda: list(islice(samples, _PER_REQUEST)), [])
         start = time.perf_counter()
-        right = sum(pool.map(lambda batch: classify(client, batch, source.classes or ()), batches))
-        return right / len(source), time.perf_counter() - start, len(source)
-
-
-def classify(client: httpx.Client, batch: list[tuple[str, bytes, int]], classes: tuple[str, ...]) -> int:
-    """How many images of one request, (name, file, label) each, the service names rightly."""
-    files = [("file", (name, data, "image/jpeg")) for name, data, _ in batch]
-    answer = client.post("/classify", files=files, params={"top_k": 1}).raise_for_status().json()
-    found = [results[0]["label"] for results in answer["predictions"]]
-    return sum(classes[own] == label for (_, _, own), label in zip(batch, found, strict=True))
+        right = classified(client, images, top_k=1)
+        return float(right.mean()), time.perf_counter() - start, len(images)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from benchmarks.engines import random_bundle
-from benchmarks.report import Report
+from benchmarks.report import Report, paired_ratio
 from bundle.manifest import Preprocess
 from bundle.masking import all_ids
 from bundle.preprocess import preprocess, preprocess_image
@@ -158,7 +158,7 @@ def rows(
         likeness = [psnr(a, b) for a, b in zip(pixels, exact, strict=True)]
         actual = vectors(runtime, bundle, pixels)
         cosine = np.minimum(*(cosines(actual[name], expected[name]) for name in ("cls", "mean")))
-        ratio = statistics.median(a / b for a, b in zip(times["Pillow"], times[label], strict=True))
+        ratio = paired_ratio(times["Pillow"], times[label])
         yield (
             kind, str(target), label, f"{statistics.median(times[label]):.2f}", f"{ratio:.2f}x",
             f"{statistics.mean(likeness):.1f} / {min(likeness):.1f}", f"{cosine.mean():.5f} / {cosine.min():.5f}",

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.engines_worker import random_network
-from benchmarks.report import Report
+from benchmarks.report import Report, paired_ratio
 from bundle.errors import MaeveError
 from bundle.masking import all_ids, keep_ids
 from bundle.store import Bundle, load_bundle
@@ -151,11 +151,6 @@ def measure(engine: Engine, ids: list[int], batch: int, seconds: float, *, on_gp
     return batch / statistics.median(times)
 
 
-def ratio(numerator: list[float], denominator: list[float]) -> float:
-    """The median over rounds."""
-    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
-
-
 def take_turns(args: argparse.Namespace, num_patches: int, engines: list[Engine]) -> dict[ServedPrecision, float]:
     """Fill in the engines' rates, taking out those that fail; the measured peak of each precision in FLOP/s.
 
@@ -201,7 +196,7 @@ def tell(
         peak = peaks[engine.limit]
         share = f", {rate * flops / peak:.0%} of the {engine.limit} peak" if peak else ""
         cosine = "" if engine.cosine is None else f", cosine {engine.cosine:.6f}"
-        times = ratio(engine.rates[1.0], first.rates[1.0])
+        times = paired_ratio(engine.rates[1.0], first.rates[1.0])
         report.add(
             engine.label, f"{args.batch / rate * 1000:.3g} ms a batch, {rate:,.0f} img/s, {times:.2f}x{share}{cosine}"
         )
@@ -209,10 +204,10 @@ def tell(
     if close:
         fastest = max(close, key=lambda engine: statistics.median(engine.rates[1.0]))
         others = [e for e in engines if e is first or e.label == "onnxruntime fp32"]
-        held = [f"{ratio(fastest.rates[1.0], e.rates[1.0]):.2f}x {e.label}" for e in others]
+        held = [f"{paired_ratio(fastest.rates[1.0], e.rates[1.0]):.2f}x {e.label}" for e in others]
         report.add(f"fastest at a cosine of {MIN_COSINE} and more: {fastest.label}", "; ".join(held))
     for engine in engines:
-        gain = ratio(engine.rates[args.keep], engine.rates[1.0])
+        gain = paired_ratio(engine.rates[args.keep], engine.rates[1.0])
         report.add(f"keep {args.keep:g} / keep 1, {engine.label}", f"{gain:.2f}x")
     for limit, peak in sorted(peaks.items()):
         report.add(f"measured peak, {limit}", f"{peak / 1e9:,.0f} GFLOP/s")

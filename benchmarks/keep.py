@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import get_args
 
@@ -27,14 +26,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.report import Report
+from benchmarks.labeled import read_files, share
+from benchmarks.report import Report, paired_ratio
 from bundle.masking import keep_ids
 from bundle.preprocess import preprocess
 from bundle.store import Bundle, load_bundle
 from runtime.agreement import cosines
 from runtime.base import Arrays, Runtime
 from runtime.select import PrecisionName, RuntimeName, open_runtime
-from sources import Sample, open_source
 
 HEADER = ("keep", "patches", "img/s", "speed", "cosine cls", "cosine mean", "the bundle's head", "fitted at this keep")
 _POOLED = ("cls", "mean")
@@ -51,22 +50,9 @@ class Labeled:
 
 def read_labeled(bundle: Bundle, data: str, count: int, skip: int = 0) -> Labeled:
     """`count` labeled images behind the first `skip`, prepared as the service does. SystemExit if there are fewer."""
-    source = open_source(data)
-    if source.classes is None:
-        raise SystemExit(f"{data} has no labels; give a folder with one sub-folder per class, or Parquet with `label`")
-    manifest, pixels, labels = bundle.manifest, list[NDArray[np.uint8]](), list[int]()
-    for sample in islice(_labeled(iter(source)), skip, skip + count):
-        assert isinstance(sample.data, bytes)
-        pixels.append(preprocess(sample.data, manifest.preprocess, channels=manifest.model.channels))
-        assert isinstance(sample.label, int)
-        labels.append(sample.label)
-    if len(pixels) < count:
-        raise SystemExit(f"{data} holds {skip + len(pixels)} labeled images, {skip + count} are asked for")
-    return Labeled(np.stack(pixels), np.array(labels, dtype=np.int64), source.classes)
-
-
-def _labeled(samples: Iterator[Sample]) -> Iterator[Sample]:
-    return (s for s in samples if isinstance(s.data, bytes) and isinstance(s.label, int))
+    found, manifest = read_files(data, count, skip), bundle.manifest
+    pixels = [preprocess(file, manifest.preprocess, channels=manifest.model.channels) for file in found.files]
+    return Labeled(np.stack(pixels), found.labels, found.classes)
 
 
 def encode(runtime: Runtime, bundle: Bundle, pixels: NDArray[np.uint8], keep: float, batch: int) -> Arrays:
@@ -98,8 +84,8 @@ def in_turns(
     return rates
 
 
-def head_top1(runtime: Runtime, bundle: Bundle, features: Arrays, test: Labeled) -> float | None:
-    """Of the bundle's linear head, over the images whose class it knows; None where there is no such head.
+def head_hits(runtime: Runtime, bundle: Bundle, features: Arrays, test: Labeled) -> NDArray[np.bool_] | None:
+    """Of each image whose class the bundle's linear head knows, whether it is right; None where there is no such head.
 
     A whole fine-tuned classifier sees all patches, so keep is nothing to it.
     """
@@ -110,20 +96,23 @@ def head_top1(runtime: Runtime, bundle: Bundle, features: Arrays, test: Labeled)
     if not (known := own >= 0).any():
         return None
     logits = runtime.run("head", {tensor.name: features[tensor.name] for tensor in spec.inputs})["logits"]
-    return float((logits.argmax(axis=1)[known] == own[known]).mean())
+    right: NDArray[np.bool_] = (logits.argmax(axis=1) == own)[known]
+    return right
 
 
-def fitted_top1(
+def fitted_hits(
     fit: Arrays, fit_labels: NDArray[np.int64], test: Arrays, test_labels: NDArray[np.int64], penalty: float
-) -> float:
-    """Of a logistic regression that minimises mean cross-entropy + penalty * |weights|^2 on the features at this keep.
+) -> NDArray[np.bool_]:
+    """Whether a logistic regression that minimises mean cross-entropy + penalty * |weights|^2 on the features at this
+    keep is right, of each image of `test`.
 
     In scikit-learn's terms: C * sum of cross-entropies + |weights|^2 / 2.
     """
     x, y = (np.concatenate([part[name] for name in _POOLED], axis=1) for part in (fit, test))
     strength = 1 / (2 * penalty * len(x))
     model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
-    return float(model.fit(x, fit_labels).score(y, test_labels))
+    right: NDArray[np.bool_] = model.fit(x, fit_labels).predict(y) == test_labels
+    return right
 
 
 def main() -> None:
@@ -200,16 +189,15 @@ def _rows(
         features = encode(runtime, bundle, test.pixels, keep, args.batch)
         whole = whole or features
         fitted = encode(runtime, bundle, fit.pixels, keep, args.batch)
-        ratio = statistics.median(a / b for a, b in zip(speeds, rates[1.0], strict=True))
-        head = head_top1(runtime, bundle, features, test)
+        head = head_hits(runtime, bundle, features, test)
         yield (
             f"{keep:g}",
             str(len(keep_ids(bundle.manifest.model.num_patches, keep))),
             f"{statistics.median(speeds):,.0f}",
-            f"{ratio:.2f}x",
+            f"{paired_ratio(speeds, rates[1.0]):.2f}x",
             *(_likeness(features[name], whole[name]) for name in _POOLED),
-            "none" if head is None else _share(head, len(test.labels)),
-            _share(fitted_top1(fitted, fit.labels, features, test.labels, args.penalty), len(test.labels)),
+            "none" if head is None else share(head),
+            share(fitted_hits(fitted, fit.labels, features, test.labels, args.penalty)),
         )
 
 
@@ -222,11 +210,6 @@ def _unlike(runtime: Runtime, bundle: Bundle, test: Labeled, batch: int) -> str:
 def _likeness(features: NDArray[np.float32], whole: NDArray[np.float32]) -> str:
     found = cosines(features, whole)
     return f"{found.mean():.3f}, least {found.min():.3f}"
-
-
-def _share(accuracy: float, count: int) -> str:
-    """With its standard error, that of a share of `count` images."""
-    return f"{accuracy:.1%} ± {100 * (accuracy * (1 - accuracy) / count) ** 0.5:.1f}"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peers import MASK_RATIO, peers
-from benchmarks.report import Report
+from benchmarks.report import Report, paired_ratio
 from mae.config import MAEConfig, preset
 from mae.masking import num_keep, random_masking
 from mae.model import MaskedAutoencoder, patchify
@@ -71,7 +71,7 @@ def in_turns(steps: dict[str, Callable[[], None]], rounds: int, device: torch.de
 
 def ratio(times: dict[str, list[float]], name: str, other: str) -> float:
     """The median over rounds of other's time by name's."""
-    return statistics.median(b / a for a, b in zip(times[name], times[other], strict=True))
+    return paired_ratio(times[other], times[name])
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -62,6 +63,11 @@ class Report:
         path.write_text("\n".join(lines) + "\n")
         print(f"written to {path}")
         return path
+
+
+def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """The median over rounds, so that what slows a round down slows both."""
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
 def _circumstances() -> list[str]:

@@ -21,6 +21,7 @@ from benchmarks.load.client import answer
 from benchmarks.load.requests import Form, Target, first_number, raw, target
 
 _START_S = 60.0
+_BUILD_S = 900.0  # TensorRT builds its engines first
 _END_S = 10.0
 
 
@@ -39,21 +40,31 @@ class Launch:
     form: Form
     environment: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    start_s: float = _START_S
 
 
-def ours(bundle: Path, *flags: str, label: str = "Maeve", precision: str = "fp32", accept: str = "") -> Launch:
-    """`python -m service` with ONNX Runtime on the CPU, its caches off unless `flags` say otherwise."""
+def ours(
+    bundle: Path,
+    *flags: str,
+    label: str = "Maeve",
+    runtime: str = "onnxruntime",
+    device: str = "cpu",
+    precision: str = "fp32",
+    accept: str = "",
+) -> Launch:
+    """`python -m service`, its caches off unless `flags` say otherwise."""
     command = [sys.executable, "-m", "service", "--bundle", str(bundle.resolve()), "--port", "{port}"]
-    command += ["--runtime", "onnxruntime", "--device", "cpu", "--precision", precision, "--log-level", "warning"]
+    command += ["--runtime", runtime, "--device", device, "--precision", precision, "--log-level", "warning"]
     if "--cache-bytes" not in flags:
         command += ["--cache-bytes", "0"]
-    return Launch(label, [*command, *flags], raw("/embed", accept or "application/json"))
+    start_s = _BUILD_S if "tensorrt" in runtime else _START_S
+    return Launch(label, [*command, *flags], raw("/embed", accept or "application/json"), start_s=start_s)
 
 
 class Server:
     """A running one, whose whole group of processes is stopped and ended with it.
 
-    ServerFailed where it does not answer a photo rightly within a minute.
+    ServerFailed where it does not answer a photo rightly within the time that its launch gives it.
     """
 
     def __init__(self, launch: Launch, photos: Sequence[bytes]) -> None:
@@ -70,7 +81,7 @@ class Server:
                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         try:
-            self._wait_until_it_answers()
+            self._wait_until_it_answers(launch.start_s)
         except BaseException:
             self.end()
             raise
@@ -122,15 +133,15 @@ class Server:
     def _fill_in(self, text: str) -> str:
         return text.replace("{port}", str(self.target.port)).replace("{folder}", str(self._folder))
 
-    def _wait_until_it_answers(self) -> None:
-        until = time.monotonic() + _START_S
+    def _wait_until_it_answers(self, start_s: float) -> None:
+        until = time.monotonic() + start_s
         while time.monotonic() < until:
             if self._process.poll() is not None:
                 raise ServerFailed(f"{self.label} did not start: {self._last_words()}")
             if _is_open(self.target.port) and answer(self.target, first_number()) is not None:
                 return
             time.sleep(0.1)
-        raise ServerFailed(f"{self.label} answered no photo within {_START_S:.0f} s: {self._last_words()}")
+        raise ServerFailed(f"{self.label} answered no photo within {start_s:.0f} s: {self._last_words()}")
 
     def _last_words(self) -> str:
         lines = (self._folder / "log").read_text(errors="replace").strip().splitlines()
