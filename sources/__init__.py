@@ -14,7 +14,7 @@ from sources.parquet import PARQUET_SUFFIXES, ParquetSource
 from sources.tar import TAR_SUFFIXES, TarSource
 from sources.urls import file_name, is_pattern, is_url, list_folder, location, spell_out, without_query
 
-__all__ = ["Data", "NpyRange", "Sample", "Source", "location", "open_source"]
+__all__ = ["Data", "NpyRange", "Sample", "Source", "location", "open_source", "other_split"]
 
 _BINARIES: dict[str, Callable[[Path, str], Source]] = {"cifar": open_cifar, "stl10": open_stl10}
 _BINARY = re.compile(rf"^({'|'.join(_BINARIES)}):(?!//)([^#]+)(?:#(.*))?$")
@@ -40,6 +40,17 @@ def open_source(data: str | Path, *, npy_range: NpyRange | None = None) -> Sourc
     if is_pattern(text):
         return _open_files(path.parent.name or path.name, spell_out(text), text)
     raise SourceError(f"{text} is neither a folder nor a file; --data takes a folder, .parquet, .tar, or a URL")
+
+
+def other_split(data: str | Path, **splits: str) -> str | None:
+    """`cifar:DIR` or `stl10:DIR`, with #train or no split, at the split that is named for its kind; None for others.
+
+    other_split("stl10:files", stl10="test") == "stl10:files#test"
+    """
+    binary = _BINARY.match(location(data))
+    if binary is None or (binary[3] or "train") != "train" or binary[1] not in splits:
+        return None
+    return f"{binary[1]}:{binary[2]}#{splits[binary[1]]}"
 
 
 def _open_url(url: str) -> Source:

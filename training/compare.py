@@ -29,12 +29,14 @@ class CompareConfig(PlanFlags):
 
     data: str | Path
     """Labeled images to fine-tune and probe with; what training.finetune takes."""
-    test: str | Path
-    """Labeled images that each chosen run looks at once."""
     out: Path
     """The folder of the comparison; every run in it that is finished is kept."""
+    test: str | Path | None = None
+    """Labeled images that each chosen run looks at once. Default: the test split of cifar: and stl10:, which have one;
+    needed for others."""
     unlabeled: str | Path | None = None
-    """Images to pre-train on. Default: those of --data, without their labels."""
+    """Images to pre-train on. Default: those of --data, without their labels; of stl10: the unlabeled ones with them.
+    """
     init: Path | None = None
     """A run of training.pretrain to compare, instead of pre-training here. Default: none."""
     plan: PlanName | None = None
@@ -51,6 +53,8 @@ class CompareConfig(PlanFlags):
     """NAME=VALUE for any other flag of training.finetune, for both arms."""
 
     def __post_init__(self) -> None:
+        if self.test_data is None:
+            raise ValueError(f"{self.data} has no test split of its own; give --test, labeled images to look at once")
         plan_for(self.plan, self)  # these raise for what no plan and no run takes
         self.pretrain_options()
         self.finetune_options()
@@ -61,6 +65,16 @@ class CompareConfig(PlanFlags):
         if ignored or self.pretrain_set:
             name = ignored[0] if ignored else "pretrain_set"
             raise ValueError(f"--{name.replace('_', '-')} does not go with --init, which is pre-trained already")
+
+    @property
+    def test_data(self) -> str | Path | None:
+        """--test, or what stands for it."""
+        return self.test if self.test is not None else _other_split(self.data, cifar="test", stl10="test")
+
+    @property
+    def unlabeled_data(self) -> str | Path | None:
+        """--unlabeled, or what stands for it; None for the images of --data."""
+        return self.unlabeled if self.unlabeled is not None else _other_split(self.data, stl10="train+unlabeled")
 
     def pretrain_options(self) -> dict[str, Any]:
         """What --pretrain-set sets."""
@@ -78,12 +92,19 @@ COMMAND = Command(
         "python -m training.compare --data labeled --test held-out --out runs/compare --plan quick",
         "python -m training.compare --data labeled --test held-out --unlabeled photos --out runs/compare",
         "python -m training.compare --data labeled --test held-out --init runs/photos --out runs/compare --seeds 0 1",
+        "python -m training.compare --data stl10:stl10_binary --out runs/stl10 --plan stl10",
     ),
     page="docs/training.md",
     statuses={1: "done, but one of its runs failed; the others are in the page",
               130: "stopped by Ctrl-C; what is finished is kept, and the same command goes on",
               143: "stopped by SIGTERM; what is finished is kept, and the same command goes on"},
 )  # fmt: skip
+
+
+def _other_split(data: str | Path, **splits: str) -> str | None:
+    from sources import other_split  # not above: --help does not wait for pyarrow
+
+    return other_split(data, **splits)
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:

@@ -78,14 +78,15 @@ class _Comparison:
             channels = network.channels
         elif self.plan.recipe is not None:
             size = RECIPES[self.plan.recipe].pack_size
-        if config.unlabeled is not None:
-            self.unlabeled = open_data(config.unlabeled, out / "pack-unlabeled", size=size)
-            size, channels = self.unlabeled.info.size, self.unlabeled.info.channels
+        test, unlabeled = config.test_data, None
+        assert test is not None  # a config without it cannot be
+        if config.init is None and config.unlabeled_data is not None:
+            unlabeled = open_data(config.unlabeled_data, out / "pack-unlabeled", size=size)
+            size, channels = unlabeled.info.size, unlabeled.info.channels
         self.labeled = open_data(config.data, out / "pack", size=size, channels=channels)
         self.classes = require_classes(self.labeled)
-        self.test: PackedDataset = open_test(config.test, out, self.labeled, self.classes)
-        if config.unlabeled is None:
-            self.unlabeled = self.labeled
+        self.test: PackedDataset = open_test(test, out, self.labeled, self.classes)
+        self.unlabeled = self.labeled if unlabeled is None else unlabeled
         options = config.finetune_options()
         held_out = options.get("val_fraction", FinetuneConfig.val_fraction)
         for fraction in self.plan.fractions:  # one too small to hold anything out is refused before the pre-training

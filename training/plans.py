@@ -61,9 +61,9 @@ PLANS: dict[PlanName, Plan] = {
         recipe="px32", depth=4, decoder_dim=64, decoder_depth=1, pretrain_epochs=10, epochs=10, fractions=(0.01, 0.1),
         seeds=(0, 1), blrs=(1e-3, 4e-3),
     ),
-    "cifar10": Plan(recipe="px32", pretrain_epochs=800, epochs=100),
+    "cifar10": Plan(recipe="long-32", epochs=100),
     "stl10": Plan(recipe="px96", pretrain_epochs=400, epochs=100, fractions=(0.05, 0.2, 1.0)),
-    "tiny-imagenet": Plan(recipe="px64", pretrain_epochs=800, epochs=100),
+    "tiny-imagenet": Plan(recipe="long-64", epochs=100),
 }  # fmt: skip
 
 

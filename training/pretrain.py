@@ -56,8 +56,8 @@ class PretrainConfig(NetworkFlags, ComputeFlags, ProbeFlags, LogFlags):
     """The run's folder."""
     mask_ratio: float | None = None
     """Share of the patches that is hidden. Default: the recipe's."""
-    target: Target = "normalized"
-    """What is predicted: raw makes better pictures, normalized better features."""
+    target: Target | None = None
+    """What is predicted: raw makes better pictures, normalized better features. Default: the recipe's."""
     loss: Loss = "mse"
     """Squared or absolute differences."""
     crop_scale: tuple[float, float] = (0.2, 1.0)

@@ -72,7 +72,7 @@ def _pretrain(config: PretrainConfig, world: World) -> None:
         probe = open_probe(config, images, config.out / "pack-probe", world.device, config.precision)
     recipe = _resolve(config, images.info)
     torch.manual_seed(config.seed)
-    model = MaskedAutoencoder(recipe.network(images.info, target=config.target, loss=config.loss))
+    model = MaskedAutoencoder(recipe.network(images.info, loss=config.loss))
     _Pretraining(config, recipe, images, model.to(world.device), world, run, probe).train()
 
 
@@ -80,7 +80,7 @@ def _resolve(config: PretrainConfig, info: PackInfo) -> Recipe:
     """The recipe with what the command line sets; by default a warm-up takes at most a tenth of the run."""
     recipe = recipe_for(
         config, info, epochs=config.epochs, warmup_epochs=config.warmup_epochs, batch_size=config.batch_size,
-        blr=config.blr, mask_ratio=config.mask_ratio, stages=config.stages,
+        blr=config.blr, mask_ratio=config.mask_ratio, target=config.target, stages=config.stages,
     )  # fmt: skip
     if config.warmup_epochs is None:
         recipe = replace(recipe, warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 10))

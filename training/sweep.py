@@ -52,7 +52,7 @@ class SweepConfig:
     loss: str | None = None
     """Axis: of mse and l1. Default: mse."""
     target: str | None = None
-    """Axis: of raw and normalized. Default: normalized."""
+    """Axis: of raw and normalized. Default: the recipe's."""
     recipe: RecipeName | None = None
     """The set of defaults. Default: by the images' size."""
     preset: PresetName | None = None

@@ -12,37 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from bundle.errors import InvalidInput, SourceError
-from sources import open_source
+from sources import open_source, other_split
+from tests.binary_files import Pixels, random_images, write_cifar, write_stl
 from training.pack import pack
 from training.packed import NO_LABEL
-
-Pixels = NDArray[np.uint8]
-
-
-def random_images(count: int, side: int, seed: int = 0) -> Pixels:
-    """u8 [N, H, W, 3]"""
-    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-
-
-def write_cifar(file: Path, images: Pixels, labels: list[list[int]]) -> None:
-    """One byte after the other, as cs.toronto.edu/~kriz/cifar.html words it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("wb") as f:
-        for image, own in zip(images, labels, strict=True):
-            f.write(bytes(own))
-            for channel in range(3):
-                for row in image[:, :, channel]:
-                    f.write(row.tobytes())
-
-
-def write_stl(file: Path, images: Pixels) -> None:
-    """Each channel column by column, as cs.stanford.edu/~acoates/stl10 words it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("wb") as f:
-        for image in images:
-            for channel in range(3):
-                for x in range(96):
-                    f.write(image[:, x, channel].tobytes())
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +212,18 @@ def test_a_folder_without_a_readable_array_is_refused(tmp_path: Path) -> None:
     (tmp_path / "1.npy").write_bytes(b"nothing")
     with pytest.raises(SourceError, match=r"none of the .npy files in .* could be read as \[H, W, C\] or \[H, W\]"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("stl10:files", "stl10:files#test"),
+        ("stl10:files#train", "stl10:files#test"),
+        ("stl10:files#train+unlabeled", None),
+        ("cifar:files", None),
+        ("photos", None),
+        (Path("stl10"), None),
+    ],
+)
+def test_another_split_of_those_that_have_one(data: str | Path, expected: str | None) -> None:
+    assert other_split(data, stl10="test") == expected

@@ -57,8 +57,8 @@ def test_the_recipes_are_those_of_the_code() -> None:
         decoder = f"{r.decoder_dim} x {r.decoder_depth}"
         stages = ", ".join(f"{side} px to {100 * share:.0f} %" for share, side in r.stages)
         cells = [
-            r.pack_size[0], r.image_size[0], r.patch_size, r.preset, decoder, r.mask_ratio, stages, r.batch_size,
-            r.epochs, rate(r.blr),
+            r.pack_size[0], r.image_size[0], r.patch_size, r.preset, decoder, r.mask_ratio, r.target, stages,
+            r.batch_size, r.epochs, rate(r.blr),
         ]  # fmt: skip
         row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{name}` |"))
         assert [cell.strip() for cell in row.split("|")[3:-1]] == [str(cell) for cell in cells]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 import training.comparing as module
+from tests.binary_files import random_images, write_stl
 from training.compare import CompareConfig, compare
 from training.errors import Terminated, TrainingError
 from training.finetune import FinetuneConfig
@@ -267,3 +270,33 @@ def test_bad_input_is_one_line(
     assert outcome.err.startswith("error: ")
     assert outcome.err.count("\n") == 1
     assert not (out / "runs").exists()
+
+
+def test_stl10_is_one_command(tmp_path: Path) -> None:
+    """Files of a few images in the published format: its splits are pre-trained, fine-tuned and tested on as meant."""
+    files = tmp_path / "files" / "stl10_binary"
+    for split, count in (("train", 12), ("test", 4), ("unlabeled", 8)):
+        write_stl(files / f"{split}_X.bin", random_images(count, 96))
+    (files / "train_y.bin").write_bytes(bytes([1, 2] * 6))
+    (files / "test_y.bin").write_bytes(bytes([1, 2, 2, 1]))
+    (files / "class_names.txt").write_text("airplane\nbird\n")
+    command = [
+        "--data", f"stl10:{files.parent}", "--plan", "stl10", "--out", str(tmp_path / "out"), "--depth", "1",
+        "--decoder-depth", "1", "--pretrain-epochs", "1", "--epochs", "1", "--seeds", "0", "--blrs", "1e-3",
+        "--fractions", "1", "--device", "cpu",
+    ]  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "training.compare", *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert (document["data"]["num_images"], document["data"]["num_test"]) == (12, 4)
+    assert document["classes"] == ["airplane", "bird"]
+    run = json.loads((tmp_path / "out" / "runs" / "pretrained" / "run.json").read_text())
+    assert (run["data"]["num_images"], run["data"]["pack_size"]) == (20, [96, 96])
+    assert {arm["arm"]: len(arm["runs"]) for arm in document["arms"]} == {"pretrained": 1, "scratch": 1}
+    assert all("test_top1" in arm["summary"] for arm in document["arms"])
+    assert "compare.html" in done.stdout
+
+
+def test_what_has_no_test_split_needs_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"photos has no test split of its own; give --test"):
+        CompareConfig(data="photos", out=tmp_path)
