@@ -13,6 +13,7 @@ from export.formats.options import Format, TritonOptions
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Int8 = Literal["auto", "dynamic", "static"]
+Storage = Literal["full", "half"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,9 @@ class ExportConfig:
     """The variants, of fp32, fp16 and int8; fp32 is always among them, int8 where it holds what it must."""
     int8: Int8 = "auto"
     """How int8 is made: the faster way that is close enough, or one that is taken whatever its speed."""
+    storage: Storage = "full"
+    """How the fp32 graphs keep their weights on disk: half takes half the room; they are computed with in fp32 either
+    way."""
     images: Path | None = None
     """Real images to compare on and to calibrate by: a folder, or an .npz file. Default: those that the run left."""
     name: str | None = None

@@ -30,6 +30,9 @@ from export.flops import graph_flops
 from export.inspect_page import show
 from runtime.specs import Tensors, check_graph
 
+_DTYPES: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.INT8: "int8",
+}  # fmt: skip
 _REPEATED_BYTES = 4096  # smaller than this, equal arrays are biases of zeros and the like, and cost nothing
 
 
@@ -58,7 +61,8 @@ COMMAND = Command(
 @dataclass(frozen=True)
 class GraphFacts:
     """One graph in one precision. `size_bytes`: with the file of its weights, where it has one. `parameters`: numbers
-    in its weights and tables. `ops`: how many nodes of each operator, the commonest first. `flops`: of one image.
+    in its weights and tables. `kept_in`: what most of them are on disk. `ops`: how many nodes of each operator, the
+    commonest first. `flops`: of one image.
     """
 
     graph: GraphName
@@ -67,6 +71,7 @@ class GraphFacts:
     size_bytes: int
     opset: int
     parameters: int
+    kept_in: str
     ops: dict[str, int]
     flops: int
     quantization: str | None
@@ -188,6 +193,7 @@ def _facts(path: Path, manifest: Manifest, name: GraphName, precision: Precision
         size_bytes=sum(each.stat().st_size for each in files),
         opset=_opset(model),
         parameters=sum(int(np.prod(tensor.dims)) for tensor in _weights(model)),
+        kept_in=_kept_in(model),
         ops=dict(Counter(node.op_type for node in nodes).most_common()),
         flops=graph_flops(manifest, name, manifest.model.num_patches),
         quantization=spec.quantization if precision == "int8" else None,
@@ -197,6 +203,13 @@ def _facts(path: Path, manifest: Manifest, name: GraphName, precision: Precision
 def _weights(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Initializers that hold numbers of the network; 64-bit integers are shapes and indices."""
     return (tensor for tensor in model.graph.initializer if tensor.data_type != onnx.TensorProto.INT64)
+
+
+def _kept_in(model: onnx.ModelProto) -> str:
+    numbers: Counter[int] = Counter()
+    for tensor in _weights(model):
+        numbers[tensor.data_type] += int(np.prod(tensor.dims))
+    return _DTYPES.get(next((kind for kind, _ in numbers.most_common(1)), 0), "")
 
 
 def _fingerprints(model: onnx.ModelProto) -> Iterator[tuple[str, int, str]]:

@@ -69,10 +69,14 @@ def _facts(manifest: Manifest) -> dict[str, Cell]:
 
 
 def _sizes(graphs: list[GraphFacts]) -> Table:
-    table = new_table("Graphs", "graph", "file", ">MB", ">opset", ">parameters", ">MFLOP/image", "int8 scales")
+    table = new_table(
+        "Graphs",
+        "graph", "file", ">MB", ">opset", ">parameters", "kept in", ">MFLOP/image", "int8 scales",
+    )  # fmt: skip
     for g in graphs:
-        numbers = (f"{g.size_bytes / 1e6:.1f}", str(g.opset), f"{g.parameters / 1e6:.2f} M", f"{g.flops / 1e6:,.1f}")
-        table.add_row(_name(g), g.file, *numbers, g.quantization or "")
+        size, parameters = f"{g.size_bytes / 1e6:.1f}", f"{g.parameters / 1e6:.2f} M"
+        flops = f"{g.flops / 1e6:,.1f}"
+        table.add_row(_name(g), g.file, size, str(g.opset), parameters, g.kept_in, flops, g.quantization or "")
     return table
 
 

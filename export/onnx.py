@@ -24,7 +24,7 @@ from export.external import external_files
 
 OPSET = 20  # the first with Gelu as one operator; every supported runtime reads it
 MAX_FILE_BYTES: Final = 2**31 - 2**20  # protobuf's limit for one message, less some room for the graph itself
-_SMALL_BYTES = 1024  # what is smaller stays in the graph: axes and shapes, which a reader wants to see
+SMALL_BYTES = 1024  # what is smaller stays in the graph: axes and shapes, which a reader wants to see
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def write_onnx(module: nn.Module, example: Sequence[Tensor], spec: GraphSpec, pa
             )
         assert program is not None
         _fix_reshapes(program.model)
-        file = _write(program.model, path)
+        file = write_model(program.model, path)
         onnx.checker.check_model(path, full_check=True)
     except torch.onnx.OnnxExporterError as e:
         raise ExportError(f"torch cannot export {type(module).__name__}: {e}") from e
@@ -115,12 +115,13 @@ def _target_size(axis: int, size: int | ir.SymbolicDim, source: ir.Shape) -> int
     return 0 if axis < len(source) and source[axis] == size else -1
 
 
-def _write(model: ir.Model, path: Path) -> GraphFile:
+def write_model(model: ir.Model, path: Path) -> GraphFile:
+    """Write `model` to `path`, and weights beyond MAX_FILE_BYTES to one file beside it. OSError as the disk has it."""
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     weights = None
     if size > MAX_FILE_BYTES:
         weights = path.with_name(f"{path.name}.weights")
-        ir.external_data.unload_from_model(model, path.parent, weights.name, size_threshold_bytes=_SMALL_BYTES)
+        ir.external_data.unload_from_model(model, path.parent, weights.name, size_threshold_bytes=SMALL_BYTES)
     proto = ir.to_proto(model)
     strip(proto)
     assert external_files(proto) == ({weights.name} if weights else set()), "a bundle would lack a file of weights"

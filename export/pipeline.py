@@ -17,13 +17,13 @@ from bundle.cli.version import maeve_version
 from bundle.labels import encode_labels
 from bundle.manifest import GOLDEN_FILE, LABELS_FILE, NAME_PATTERN, GraphSpec, Pooling, Precision, Preprocess
 from bundle.store import Bundle, check_destination, write_bundle
-from export.config import ExportConfig, Int8
+from export.config import ExportConfig
 from export.errors import ExportError
 from export.images import RealImages, find_images
 from export.onnx import GraphFile
 from export.plan import GraphPlan, plan_graphs
 from export.runs import ClassifierRun, PretrainedRun, read_classifier, read_pretrained
-from export.variants import Material, Variant, make_float, make_int8
+from export.variants import Material, Variant, make_float, make_int8, make_kept_in_half
 from export.verify import Case, golden_arrays, image_inputs, make_cases, make_image_cases
 from mae.classifier import LinearHead
 from mae.model import MaskedAutoencoder
@@ -57,7 +57,7 @@ def export_run(config: ExportConfig, progress: Progress = lambda _: None) -> Bun
     try:
         with tempfile.TemporaryDirectory(prefix="maeve-export-") as folder:
             material = _material(run, plans, images, fields, Path(folder), say)
-            variants = _make_variants(material, precisions, config.int8)
+            variants = _make_variants(material, precisions, config)
             files = _golden(plans, material.cases[0]) | _graph_files(variants)
             if classifier is not None:
                 files[LABELS_FILE] = encode_labels(classifier.labels)
@@ -120,13 +120,15 @@ def _material(
     )
 
 
-def _make_variants(material: Material, precisions: Sequence[Precision], int8: Int8) -> list[Variant]:
+def _make_variants(material: Material, precisions: Sequence[Precision], config: ExportConfig) -> list[Variant]:
+    """int8 is made of the weights as they were trained, however the fp32 graphs keep them."""
     fp32 = make_float(material, "fp32")
-    variants = [fp32]
+    kept = fp32 if config.storage == "full" else make_kept_in_half(material, fp32)
+    variants = [kept]
     if "fp16" in precisions:
         variants.append(make_float(material, "fp16"))
     if "int8" in precisions and material.image_cases:
-        quantized = make_int8(material, fp32, int8)
+        quantized = make_int8(material, fp32, config.int8, beside=kept)
         variants += [] if quantized is None else [quantized]
     return variants
 

@@ -18,7 +18,20 @@ from export.onnx import GraphFile, write_onnx
 from export.plan import GraphPlan
 from export.quantize import Quantization, quantize
 from export.speed import Timing, fastest
-from export.verify import LIMITS, Case, Figures, ImageCase, Run, fault, on_images, on_made_up, parity_of, runner
+from export.storage import keep_in_half
+from export.verify import (
+    LIMITS,
+    Case,
+    Figures,
+    ImageCase,
+    Run,
+    fault,
+    limits_of,
+    on_images,
+    on_made_up,
+    parity_of,
+    runner,
+)
 from runtime.base import Arrays
 
 Draft = Callable[[str, GraphSpec, Iterable[GraphFile]], Bundle]
@@ -53,39 +66,50 @@ class Material:
 
 @dataclass(eq=False)
 class Variant:
-    """The graphs that come in one precision. `parity` also has those that run in fp32 behind an int8 encoder."""
+    """The graphs that come in one precision. `parity` also has those that run in fp32 behind an int8 encoder.
+
+    kept_in_half: fp32 graphs whose files hold their weights in half precision.
+    """
 
     precision: Precision
     files: dict[GraphName, GraphFile] = field(default_factory=dict)
     runs: dict[GraphName, Run] = field(default_factory=dict)
     parity: dict[GraphName, Parity] = field(default_factory=dict)
     quantization: Quantization | None = None
+    kept_in_half: bool = False
 
 
 def make_float(material: Material, precision: Literal["fp32", "fp16"]) -> Variant:
     """Every graph in fp32 or fp16. ParityError past what `export.verify.LIMITS` allows."""
-    variant, made_up = Variant(precision), dict[GraphName, Figures]()
-    for plan in material.plans:
+
+    def write(plan: GraphPlan) -> GraphFile:
         material.progress(f"{plan.name} {precision}: exporting")
         example = [material.cases[0][tensor.name] for tensor in plan.spec.inputs]
         path = material.folder / file_name(plan.name, precision)
-        file = write_onnx(plan.module(half=precision == "fp16"), example, plan.spec, path)
-        run = runner(plan, file)
-        figures = on_made_up(plan, run, material.cases)
-        _check(plan.name, precision, figures, None)
-        material.progress(
-            f"{plan.name} {precision}: {file.num_bytes / 1e6:.1f} MB, within {figures.max_abs:.1e} of torch"
-        )
-        variant.files[plan.name], variant.runs[plan.name], made_up[plan.name] = file, run, figures
-    images = _on_images(material, variant.runs)
-    for name, figures in made_up.items():
-        _check(name, precision, figures, images.get(name))
-        variant.parity[name] = parity_of(precision, figures, images.get(name))
-    return variant
+        return write_onnx(plan.module(half=precision == "fp16"), example, plan.spec, path)
+
+    return _checked(material, Variant(precision), write)
 
 
-def make_int8(material: Material, fp32: Variant, choice: Int8) -> Variant | None:
+def make_kept_in_half(material: Material, fp32: Variant) -> Variant:
+    """The graphs of `fp32` with their weights in half precision, under the same names, and what that costs.
+
+    ExportError for a weight beyond half's range, ParityError past what `export.verify.KEPT_IN_HALF` allows.
+    """
+    folder = material.folder / "kept-in-half"
+    folder.mkdir()
+
+    def write(plan: GraphPlan) -> GraphFile:
+        material.progress(f"{plan.name} fp32: rounding its weights to half precision")
+        return keep_in_half(fp32.files[plan.name], folder / file_name(plan.name, "fp32"))
+
+    return _checked(material, Variant("fp32", kept_in_half=True), write)
+
+
+def make_int8(material: Material, fp32: Variant, choice: Int8, *, beside: Variant | None = None) -> Variant | None:
     """The encoder in int8, and the decoder and classifier where they hold the same limit; the head stays in fp32.
+
+    beside: the fp32 graphs of the bundle, which run what is not in int8; None is `fp32`, which int8 is made of.
 
     None, with a line that says why, where no way holds the limit on real images, or none is faster than fp32. With
     "dynamic" or "static" that way is taken whatever its speed, and ParityError raised where it does not hold.
@@ -102,17 +126,39 @@ def make_int8(material: Material, fp32: Variant, choice: Int8) -> Variant | None
     chosen = next(iter(candidates)) if choice != "auto" else _faster(material, fp32, candidates)
     if chosen is None:
         return None
-    return _whole(material, fp32, chosen, *candidates[chosen])
+    return _whole(material, fp32, beside or fp32, chosen, *candidates[chosen])
 
 
 def file_name(graph: GraphName, precision: Precision) -> str:
     return f"{graph}.onnx" if precision == "fp32" else f"{graph}.{precision}.onnx"
 
 
-def _check(graph: GraphName, precision: Precision, figures: Figures, images: Figures | None) -> None:
-    problem = fault(figures, LIMITS[precision], images)
+def _checked(material: Material, variant: Variant, write: Callable[[GraphPlan], GraphFile]) -> Variant:
+    """`variant` with every graph, as `write` makes it, held against torch."""
+    precision, made_up = variant.precision, dict[GraphName, Figures]()
+    for plan in material.plans:
+        file = write(plan)
+        run = runner(plan, file)
+        figures = on_made_up(plan, run, material.cases)
+        _check(plan.name, variant, figures, None)
+        material.progress(
+            f"{plan.name} {precision}: {file.num_bytes / 1e6:.1f} MB, within {figures.max_abs:.1e} of torch"
+        )
+        variant.files[plan.name], variant.runs[plan.name], made_up[plan.name] = file, run, figures
+    images = _on_images(material, variant.runs)
+    for name, figures in made_up.items():
+        _check(name, variant, figures, images.get(name))
+        variant.parity[name] = parity_of(precision, figures, images.get(name), kept_in_half=variant.kept_in_half)
+    return variant
+
+
+def _check(graph: GraphName, variant: Variant, figures: Figures, images: Figures | None) -> None:
+    precision = variant.precision
+    problem = fault(figures, limits_of(precision, kept_in_half=variant.kept_in_half), images)
     if problem:
         advice = "" if precision == "fp32" else f"; leave {precision} out of --precision"
+        if variant.kept_in_half:
+            advice = "; leave out --storage half"
         raise ParityError(f"{graph} {precision}: ONNX Runtime {problem}; nothing was written{advice}")
 
 
@@ -186,9 +232,11 @@ def _say(timing: Timing) -> str:
     return f"{timing.ms:.1f} ms ({timing.engine})"
 
 
-def _whole(material: Material, fp32: Variant, kind: Quantization, file: GraphFile, run: Run) -> Variant:
+def _whole(
+    material: Material, fp32: Variant, beside: Variant, kind: Quantization, file: GraphFile, run: Run
+) -> Variant:
     """The variant of which the encoder is chosen."""
-    variant = Variant("int8", {"encoder": file}, {**fp32.runs, "encoder": run}, quantization=kind)
+    variant = Variant("int8", {"encoder": file}, {**beside.runs, "encoder": run}, quantization=kind)
     for graph in fp32.files:
         if graph in ("encoder", "head"):
             continue
@@ -202,6 +250,6 @@ def _whole(material: Material, fp32: Variant, kind: Quantization, file: GraphFil
     images = _on_images(material, variant.runs)
     for name, graph_run in variant.runs.items():
         made_up = on_made_up(material.by_name[name], graph_run, material.cases)
-        precision: Precision = "int8" if name in variant.files else "fp32"
-        variant.parity[name] = parity_of(precision, made_up, images[name])
+        source = variant if name in variant.files else beside
+        variant.parity[name] = parity_of(source.precision, made_up, images[name], kept_in_half=source.kept_in_half)
     return variant

@@ -59,5 +59,5 @@ def _fault(actual: NDArray[Any], expected: NDArray[Any], tolerance: float | None
         return f"{worst:.1e} off, {tolerance:.1e} allowed"
     cosine = float(cosines(actual, expected).min())
     if min_cosine is not None and not cosine >= min_cosine:
-        return f"cosine {cosine:.5f}, {min_cosine} allowed"
+        return f"cosine {cosine:.6f}, {min_cosine} allowed"
     return ""

@@ -22,7 +22,7 @@ from export.pipeline import Progress, export_run
 _WRITERS: dict[str, Callable[..., str]] = {"hf": write_huggingface, "timm": write_timm}
 
 _DEFAULTS = {flag.name: flag.default for flag in fields(ExportConfig)}
-_VARIANT_DEFAULTS = (_DEFAULTS["precision"], _DEFAULTS["int8"], _DEFAULTS["images"])
+_OF_GRAPHS = ("int8", "storage", "images")  # and precision, which Triton has its own flag for
 
 
 def export_as(config: ExportConfig, progress: Progress = lambda _: None) -> str:
@@ -44,19 +44,28 @@ def check_flags(config: ExportConfig) -> None:
     """ExportError for a flag that would be of no effect in this format."""
     if config.format != "bundle" and config.pooling is not None:
         raise ExportError(f"--pooling is what a bundle says of itself; leave it out with --format {config.format}")
-    if config.format in ("hf", "timm") and (config.precision, config.int8, config.images) != _VARIANT_DEFAULTS:
-        raise ExportError(f"--precision, --int8 and --images are for graphs; --format {config.format} writes weights")
-    if config.format == "triton" and config.precision != _VARIANT_DEFAULTS[0]:
+    if config.format in ("hf", "timm") and _differ(config, "precision", *_OF_GRAPHS):
+        raise ExportError(
+            f"--precision, --int8, --storage and --images are for graphs; --format {config.format} writes weights"
+        )
+    if config.format == "triton" and _differ(config, "precision"):
         raise ExportError("a Triton repository has one variant: say which with --triton.precision")
     if config.format != "triton" and config.triton != TritonOptions():
         raise ExportError(f"the --triton. flags go with --format triton; leave them out with --format {config.format}")
 
 
+def _differ(config: ExportConfig, *flags: str) -> bool:
+    """Whether one of them is not as it is by default."""
+    return any(getattr(config, flag) != _DEFAULTS[flag] for flag in flags)
+
+
 def _triton_of_bundle(config: ExportConfig) -> str:
     if config.classifier is not None:
         raise ExportError(f"{config.run} is a bundle, which has its classifier or none; --classifier goes with a run")
-    if (config.int8, config.images) != _VARIANT_DEFAULTS[1:]:
-        raise ExportError(f"{config.run} is a bundle, whose graphs are made; --int8 and --images go with a run")
+    if _differ(config, *_OF_GRAPHS):
+        raise ExportError(
+            f"{config.run} is a bundle, whose graphs are made; --int8, --storage and --images go with a run"
+        )
     return write_repository(
         load_bundle(config.run), config.out, config.triton, name=config.name, overwrite=config.overwrite
     )

@@ -153,9 +153,9 @@ def test_figures_are_those_of_the_definitions() -> None:
     ("actual", "says"),
     [
         ([[1, 0.0]], ""),
-        ([[1, 0.02]], "has a cosine of 0.99980 to torch on an image, less than 0.9999"),
+        ([[1, 0.02]], "has a cosine of 0.999800 to torch on an image, less than 0.9999"),
         ([[1.5, 0]], "differs from torch by 5.00e-01, more than 1.00e-01"),
-        ([[1, 0.09]], "has a cosine of 0.99597 to torch, less than 0.999"),
+        ([[1, 0.09]], "has a cosine of 0.995974 to torch, less than 0.999"),
         ([[np.nan, 0]], "differs from torch by nan"),
     ],
 )

@@ -96,6 +96,11 @@ def test_a_bundle_brings_its_own_classifier(run: Run, tiny_bundle: Bundle, tiny_
             ("--format", "hf", "--pooling", "cls"),
             "--pooling is what a bundle says of itself; leave it out with --format hf",
         ),
+        (
+            ("--format", "hf", "--storage", "half"),
+            "--precision, --int8, --storage and --images are for graphs; --format hf writes weights",
+        ),
+        (("--format", "timm", "--storage", "half"), "are for graphs; --format timm writes weights"),
         (("--format", "timm", "--triton.device", "gpu"), "the --triton. flags go with --format triton; leave them out"),
         (("--triton.instances", "2"), "the --triton. flags go with --format triton"),
     ],
@@ -107,12 +112,14 @@ def test_a_flag_without_an_effect_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("flags", [("--int8", "static"), ("--images", "nowhere")])
+@pytest.mark.parametrize("flags", [("--int8", "static"), ("--storage", "half"), ("--images", "nowhere")])
 def test_a_bundle_s_graphs_are_made_already(
     run: Run, tiny_bundle: Bundle, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
     result = run(tiny_bundle.path, "--format", "triton", "--out", tmp_path / "x", *flags)
-    refused(result, f"{tiny_bundle.path} is a bundle, whose graphs are made; --int8 and --images go with a run")
+    refused(
+        result, f"{tiny_bundle.path} is a bundle, whose graphs are made; --int8, --storage and --images go with a run"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
