@@ -47,6 +47,9 @@ def compiled(module: nn.Module, choice: CompileName, device: torch.device, *, sh
     """
     if choice == "off" or (choice == "auto" and device.type != "cuda"):
         return module
+    # torch compiles a function eight times and from then on runs it as it is, without an error: if the runs before it
+    # still counted, a sweep's ninth would not be compiled.
+    torch.compiler.reset()
     mode = "reduce-overhead" if choice == "graphs" else None
     if not sharded:
         return torch.compile(module, mode=mode, dynamic=False)  # type: ignore[return-value]

@@ -30,16 +30,21 @@ def reconstruct(model: MaskedAutoencoder, images: Tensor, masking: Masking) -> T
     return unpatchify(mixed, model.config.grid, model.config.patch_size)
 
 
-@torch.inference_mode()
 def reconstruction_grid(model: MaskedAutoencoder, pixels: Tensor, masking: Masking) -> Image.Image:
     """u8 [N, C, H, W] -> a picture of three columns: original, masked, reconstruction; one row per image."""
+    return _tile(reconstruction_rows(model, pixels, masking))
+
+
+@torch.inference_mode()
+def reconstruction_rows(model: MaskedAutoencoder, pixels: Tensor, masking: Masking) -> Tensor:
+    """u8 [N, C, H, W] -> u8 [N, 3, C, H, W] on the CPU: original, masked, reconstruction."""
     normalize = Normalize(model.config.mean, model.config.std).to(pixels.device)
     rebuilt = (reconstruct(model, normalize(pixels), masking) - normalize.offset) / normalize.scale
     removed = masking.mask[:, :, None].expand(-1, -1, model.config.patch_dim)
     hidden = unpatchify(removed, model.config.grid, model.config.patch_size) > 0
     masked = torch.where(hidden, torch.full_like(rebuilt, 255 * _GREY), pixels.float())
     rows = torch.stack([pixels.float(), masked, rebuilt], dim=1).clamp(0, 255).round().to(torch.uint8)
-    return _tile(rows.cpu())
+    return rows.cpu()
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

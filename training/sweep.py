@@ -37,6 +37,10 @@ class SweepConfig:
     """The folder of the sweep; every run in it that is finished is kept."""
     probe_data: str | Path | None = None
     """Labeled images to probe with. Default: those of --data, where they have labels."""
+    test: str | Path | None = None
+    """Labeled images that every probe looks at once, at the end. Default: none."""
+    label_fraction: float = 1.0
+    """Share of each class whose labels the probes use."""
     mask_ratio: str | None = None
     """Axis: shares of the patches that are hidden, such as 0.5,0.75. Default: the recipe's."""
     decoder_depth: str | None = None
@@ -79,6 +83,8 @@ class SweepConfig:
     """NAME=VALUE for any other flag of training.pretrain."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.label_fraction <= 1:
+            raise ValueError(f"--label-fraction must lie above 0 and at most at 1, got {self.label_fraction}")
         axes = self.axes  # raises for values that a run's flags do not take
         if not axes:
             raise ValueError("a sweep needs at least one axis, such as --mask-ratio 0.5,0.75,0.9")

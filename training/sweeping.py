@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from training.data import open_data, require_classes
+from training.data import open_data, open_test, require_classes
 from training.device import pick_device
 from training.errors import TrainingError
 from training.experiments import Experiment, steps_of, stoppable, write_json
@@ -28,6 +28,13 @@ from training.run import circumstances
 from training.sweep import AXES, SweepConfig, grid
 
 _FREE = {"out", "data", "probe_data", "device", "checkpoint_minutes", *AXES}
+
+
+class _Labeled(NamedTuple):
+    """What the probes learn from, and what each looks at once."""
+
+    data: PackedDataset
+    test: PackedDataset | None
 
 
 def sweep(config: SweepConfig) -> dict[str, Any]:
@@ -47,6 +54,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
             **began,
             "data": {"name": packed.info.name, "num_images": len(packed)},
             "axes": config.varied, "cells": cells, "probed": labeled is not None,
+            "tested": labeled is not None and labeled.test is not None,
             "failed": [{"name": o.name, "error": o.error} for o in experiment.failed],
         }  # fmt: skip
         write_json(config.out / SWEEP_FILE, document)
@@ -54,25 +62,27 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     return document
 
 
-def _labeled(config: SweepConfig, packed: PackedDataset) -> PackedDataset | None:
+def _labeled(config: SweepConfig, packed: PackedDataset) -> _Labeled | None:
     """What to probe with; None where labels were not asked for and are not there."""
-    if config.probe_data is None:
-        try:
-            require_classes(packed)
-        except TrainingError:
+    labeled = packed
+    if config.probe_data is not None:
+        cache = config.out / "pack-probe"
+        labeled = open_data(config.probe_data, cache, size=packed.info.size, channels=packed.info.channels)
+    try:
+        classes = require_classes(labeled)
+    except TrainingError:
+        if config.probe_data is None and config.test is None:
             return None
-        return packed
-    cache = config.out / "pack-probe"
-    labeled = open_data(config.probe_data, cache, size=packed.info.size, channels=packed.info.channels)
-    require_classes(labeled)
-    return labeled
+        raise
+    test = None if config.test is None else open_test(config.test, config.out, labeled, classes)
+    return _Labeled(labeled, test)
 
 
 def _cell(
     config: SweepConfig,
     experiment: Experiment,
     packed: PackedDataset,
-    labeled: PackedDataset | None,
+    labeled: _Labeled | None,
     values: dict[str, Any],
 ) -> dict[str, Any]:
     """One combination: the pre-training, and the probe of what came of it."""
@@ -83,7 +93,8 @@ def _cell(
     metrics, error = dict(run.metrics), run.error
     if labeled is not None and error is None:
         probed = experiment.run("probe", ProbeConfig(
-            data=labeled.folder, init=run.folder, out=experiment.folder(f"{name}_probe"), seed=config.seed,
+            data=labeled.data.folder, test=None if labeled.test is None else labeled.test.folder, init=run.folder,
+            out=experiment.folder(f"{name}_probe"), label_fraction=config.label_fraction, seed=config.seed,
             device=config.device,
         ), probe)  # fmt: skip
         metrics, error = metrics | dict(probed.metrics), probed.error
@@ -102,12 +113,14 @@ def table(document: Mapping[str, Any]) -> Table:
     cells = document["cells"]
     if document["probed"]:
         cells = sorted(cells, key=lambda cell: -cell["metrics"].get("probe_val_top1", -1.0))
-    shown = Table(*map(readable, document["axes"]), "probe", "loss", "seconds")
+    tested = ["test"] if document["tested"] else []
+    shown = Table(*map(readable, document["axes"]), "probe", *tested, "loss", "seconds")
     for cell in cells:
         metrics = cell["metrics"]
         shown.add_row(
             *map(str, cell["values"].values()),
             "failed" if cell["error"] else percent(metrics.get("probe_val_top1")),
+            *(percent(metrics.get("probe_test_top1")) for _ in tested),
             number(metrics.get("reconstruction_loss", NOTHING)), f"{cell['seconds']:.1f}",
         )  # fmt: skip
     return shown

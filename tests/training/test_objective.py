@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,21 @@ def test_it_is_one_graph(objective: MaskedObjective) -> None:
 def test_auto_does_not_compile_on_a_cpu(objective: MaskedObjective) -> None:
     assert compiled(objective, "auto", CPU, sharded=False) is objective
     assert compiled(objective, "off", CPU, sharded=False) is objective
+
+
+def test_many_runs_of_one_process_are_all_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        built.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr("training.objective.torch.compile", partial(torch.compile, backend=backend))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)  # of eight
+    for number in range(1, 4):
+        fresh = MaskedObjective(MaskedAutoencoder(CONFIG), autocast(CPU, "fp32"))
+        compiled(fresh, "on", CPU, sharded=False)(*inputs(32), (32, 32), 4)
+        assert len(built) == number
 
 
 def test_a_progressive_run_sees_small_images_first(

@@ -150,13 +150,15 @@ def _values(cell: Mapping[str, Any]) -> str:
 
 
 def _result(document: Document, figure: Figure) -> list[Block]:
+    tested = ["test"] if document["tested"] else []
     rows = [
         [*map(str, cell["values"].values()), percent(cell["metrics"].get("probe_val_top1")),
+         *(percent(cell["metrics"].get("probe_test_top1")) for _ in tested),
          number(cell["metrics"].get("reconstruction_loss", NOTHING)), number(cell["steps"] or NOTHING),
          seconds(cell["seconds"])]
         for cell in ranked(document)
     ]  # fmt: skip
-    head = [*map(readable, document["axes"]), "probe", "loss", "steps", "time"]
+    head = [*map(readable, document["axes"]), "probe", *tested, "loss", "steps", "time"]
     alt = f"{'Probe accuracy' if document['probed'] else 'Loss'}: " + "; ".join(
         f"{_values(cell)}: {_said(document, score(document, cell))}" for cell in ranked(document)
     )

@@ -165,6 +165,20 @@ def test_without_labels_nothing_is_ranked(photos: Path, tmp_path: Path, read_pag
     assert [row[0] for row in page.tables[0][1:]] == ["mse", "l1"]
 
 
+def test_a_test_set_is_looked_at_by_every_probe(packed: PackedDataset, tmp_path: Path, read_page: Read) -> None:
+    asked = config_of(packed.folder, tmp_path / "out", decoder_depth=None, test=packed.folder, label_fraction=0.5)
+    document = sweep(asked)
+    page = read_page(tmp_path / "out" / "sweep.html")
+    assert page.tables[0][0][:4] == ["mask ratio", "probe", "test", "loss"]
+    for cell in document["cells"]:
+        probed = json.loads((asked.out / "runs" / (cell["name"] + "_probe") / "run.json").read_text())
+        assert (probed["num_test"], probed["num_train"] + probed["num_val"]) == (len(packed), len(packed) / 2)
+        (row,) = [row for row in page.tables[0] if row[0] == str(cell["values"]["mask_ratio"])]
+        assert row[2] == f"{100 * probed['metrics']['probe_test_top1']:.1f} %"
+    with pytest.raises(TrainingError, match="begun with another --test"):
+        sweep(replace(asked, test=None))
+
+
 def made_up(axes: dict[str, list[Any]], scores: list[float]) -> dict[str, Any]:
     cells = [
         {"name": str(i), "values": values, "metrics": {"probe_val_top1": score} if score >= 0 else {}, "error": None}
@@ -212,6 +226,8 @@ BAD = [
     ("--loss mse,l2", "--loss takes Literal['mse', 'l1'], got 'l2'"),
     ("--decoder-depth 1,2 --pretrain-set epochs=3", "--pretrain-set takes NAME=VALUE"),
     ("--decoder-depth 1,2 --probe-data {red}", "has no labels"),
+    ("--decoder-depth 1,2 --test {red}", "has no labels"),
+    ("--decoder-depth 1,2 --label-fraction 0", "--label-fraction must lie above 0 and at most at 1, got 0"),
     ("--decoder-depth 1,2 --device gpu", "--device 'gpu' is not a device; use cpu or cuda"),
 ]
 
