@@ -156,7 +156,7 @@ def open_study(args: argparse.Namespace) -> Study:
     recipe = named or choose_recipe(min(train.info.size))
     own = {
         "mask_ratio": recipe.mask_ratio, "decoder_depth": recipe.decoder_depth, "loss": PretrainConfig.loss,
-        "target": PretrainConfig.target,
+        "target": recipe.target,
     }  # fmt: skip
     study = Study(args, train, test, own)
     for axis in TRAINED:
