@@ -11,8 +11,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from benchmarks.keep import Labeled, encode, fitted_top1, in_turns
-from benchmarks.report import Report
+from benchmarks.keep import Labeled, encode, fitted_hits, in_turns
+from benchmarks.report import Report, paired_ratio
 from bundle.cli.words import counted
 from bundle.masking import keep_ids
 from bundle.preprocess import center_crop
@@ -192,9 +192,9 @@ def _keeps(keeps: Sequence[float], runtime: Runtime, bundle: Bundle, fit: Labele
         fitted = encode(runtime, bundle, fit.pixels, keep, batch)
         yield Kept(
             keep=keep, patches=len(keep_ids(bundle.manifest.model.num_patches, keep)),
-            speed=statistics.median(a / b for a, b in zip(rates[keep], rates[1.0], strict=True)),
+            speed=paired_ratio(rates[keep], rates[1.0]),
             likeness=float(cosines(features["mean"], whole["mean"]).mean()),
-            top1=fitted_top1(fitted, fit.labels, features, test.labels, _PENALTY),
+            top1=float(fitted_hits(fitted, fit.labels, features, test.labels, _PENALTY).mean()),
         )  # fmt: skip
 
 
