@@ -16,9 +16,13 @@ def run_module(report: Report, label: str, module: str, *arguments: object) -> N
     """`python -m module arguments`, reported with its time. A failure ends the benchmark with the command's status."""
     words = [str(argument) for argument in arguments]
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", module, *words], check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
+    with subprocess.Popen([sys.executable, "-m", module, *words]) as command:
+        try:
+            status = command.wait()
+        except KeyboardInterrupt:
+            status = command.wait()  # it was interrupted too, and saves its state first
+    if status:
+        sys.exit(status)
     # Where a file lies is this machine's affair; what it is called may say something.
     shown = " ".join(Path(word).name if Path(word).is_absolute() else word for word in words)
     report.add(f"{label}: `python -m {module} {shown}`", f"{time.perf_counter() - start:.0f} s")
