@@ -100,6 +100,8 @@ def make_kept_in_half(material: Material, fp32: Variant) -> Variant:
     folder.mkdir()
 
     def write(plan: GraphPlan) -> GraphFile:
+        if plan.name == "head":  # small, and what a probe fitted to features that hardly differ: it feels each digit
+            return fp32.files[plan.name]
         material.progress(f"{plan.name} fp32: rounding its weights to half precision")
         return keep_in_half(fp32.files[plan.name], folder / file_name(plan.name, "fp32"))
 

@@ -218,10 +218,17 @@ def test_inspect_counts_as_ever_and_says_how_weights_are_kept(bundles: dict[Stor
     assert kept_in == {
         "encoder.onnx": ("float32", "float16"),
         "decoder.onnx": ("float32", "float16"),
-        "head.onnx": ("float32", "float32"),  # 5 classes: less than 1 KiB
+        "head.onnx": ("float32", "float32"),
         "encoder.int8.onnx": ("int8", "int8"),
         "decoder.int8.onnx": ("int8", "int8"),
     }
+
+
+def test_the_default_bundle_is_kept_in_half_but_for_its_head() -> None:
+    folder = Path(__file__).parents[2] / "models" / "default"
+    kept_in = {each.file: each.kept_in for each in inspect(folder).graphs}
+    assert [kept_in[f"{name}.onnx"] for name in GRAPHS] == ["float16", "float16", "float32"]
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 25e6
 
 
 def test_inspect_prints_it(kept: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
