@@ -5,8 +5,8 @@
 
 Runs the commands that a user would: pack, pre-train on all photos without their labels, probe with the labels, export.
 A step that is done is skipped and one that was stopped goes on, so the same command may be given again and again, under
-`timeout` too. What it leaves small enough to keep is in results/default_bundle/: the log of the pre-training, its
-report, and reconstructions of photos that no training saw.
+`timeout` too. Beside the result lie the log of the pre-training and, with --photos, reconstructions of photos that no
+training saw. The report of the pre-training, with its curves, is WORK/pretrained/report.html.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import get_args
 from PIL import Image
 
 from benchmarks.commands import metric, pretraining_cost, run_module
+from benchmarks.load.requests import read_photos
 from benchmarks.load.servers import Server, ours
 from benchmarks.report import RESULTS, Report
 from service.client import Client
 from training.recipes import RecipeName
 
-_KEPT = ("metrics.jsonl", "report.html")
 _NUM_PHOTOS = 10
 _SIDE, _GAP = 128, 4  # pixels of a picture, and between two
 
@@ -67,10 +67,8 @@ def main() -> None:
     ):
         report.add(f"linear probe, top-1, {split}", f"{metric(probed, f'probe_{images}_top1'):.1%}")
     report.add("bundle", f"{sum(file.stat().st_size for file in args.out.iterdir()) / 1e6:.1f} MB")
-    kept = RESULTS / report.name
-    kept.mkdir(parents=True, exist_ok=True)
-    for name in _KEPT:
-        shutil.copyfile(pretrained / name, kept / name)
+    RESULTS.mkdir(exist_ok=True)
+    shutil.copyfile(pretrained / "metrics.jsonl", RESULTS / f"{report.name}.jsonl")
     if args.photos is not None:
         report.picture(draw(args.out, args.photos, f"{report.name}.png"))
     report.write()
@@ -78,13 +76,13 @@ def main() -> None:
 
 def draw(bundle: Path, photos: Path, name: str) -> str:
     """Photos, what the network sees of them and what it makes of that, through the service; the file's name."""
-    files = sorted(file for file in photos.iterdir() if file.suffix == ".jpg")
+    files = read_photos(photos)
     chosen = files[:: max(1, len(files) // _NUM_PHOTOS)][:_NUM_PHOTOS]
     with (
-        Server(ours(bundle), [file.read_bytes() for file in chosen]) as server,
+        Server(ours(bundle), chosen[:1]) as server,
         Client(f"http://127.0.0.1:{server.port}") as client,
     ):
-        found = [client.reconstruct(file, mask_ratio=0.75) for file in chosen]
+        found = [client.reconstruct(photo, mask_ratio=0.75) for photo in chosen]
     sheet = Image.new("RGB", (len(found) * (_SIDE + _GAP) - _GAP, 3 * (_SIDE + _GAP) - _GAP), "white")
     for column, each in enumerate(found):
         for row, png in enumerate((each.original, each.masked, each.reconstruction)):
