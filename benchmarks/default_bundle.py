@@ -61,11 +61,8 @@ def main() -> None:
     )  # fmt: skip
     report.add("pre-training", pretraining_cost(pretrained))
     report.add("reconstruction loss at the end", f"{metric(pretrained, 'reconstruction_loss'):.3f}")
-    for split, images in (
-        ("validation split of the photos it was fitted on", "val"),
-        (f"test: {args.test.stem}", "test"),
-    ):
-        report.add(f"linear probe, top-1, {split}", f"{metric(probed, f'probe_{images}_top1'):.1%}")
+    for split, images in (("val", "photos held out of the training set"), ("test", args.test.stem)):
+        report.add(f"linear probe, top-1 on {images}", f"{metric(probed, f'probe_{split}_top1'):.1%}")
     report.add("bundle", f"{sum(file.stat().st_size for file in args.out.iterdir()) / 1e6:.1f} MB")
     RESULTS.mkdir(exist_ok=True)
     shutil.copyfile(pretrained / "metrics.jsonl", RESULTS / f"{report.name}.jsonl")
