@@ -5,8 +5,8 @@
 
 Runs the commands that a user would: pack, pre-train on all photos without their labels, probe with the labels, export.
 A step that is done is skipped and one that was stopped goes on, so the same command may be given again and again, under
-`timeout` too. Beside the result lie the log of the pre-training and, with --photos, reconstructions of photos that no
-training saw. The report of the pre-training, with its curves, is WORK/pretrained/report.html.
+`timeout` too. Beside the result lie the log of the pre-training and reconstructions of photos that no training saw. The
+report of the pre-training, with its curves, is WORK/pretrained/report.html.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from benchmarks.report import RESULTS, Report
 from service.client import Client
 from training.recipes import RecipeName
 
+_SAMPLES = Path("service/static/samples")
 _NUM_PHOTOS = 10
 _SIDE, _GAP = 128, 4  # pixels of a picture, and between two
 
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="a folder for the packs and the runs")
     parser.add_argument("--recipe", choices=get_args(RecipeName), default="default-64")
     parser.add_argument("--epochs", type=int, help="of the pre-training; default: the recipe's")
-    parser.add_argument("--photos", type=Path, help="a folder of JPEGs, some of which are reconstructed for a picture")
+    parser.add_argument("--photos", type=Path, default=_SAMPLES, help="JPEGs, some of which are reconstructed")
     parser.add_argument("--name", default="maeve-tiny-64")
     parser.add_argument("--out", type=Path, default=Path("models/default"))
     args = parser.parse_args()
@@ -66,8 +67,7 @@ def main() -> None:
     report.add("bundle", f"{sum(file.stat().st_size for file in args.out.iterdir()) / 1e6:.1f} MB")
     RESULTS.mkdir(exist_ok=True)
     shutil.copyfile(pretrained / "metrics.jsonl", RESULTS / f"{report.name}.jsonl")
-    if args.photos is not None:
-        report.picture(draw(args.out, args.photos, f"{report.name}.png"))
+    report.picture(draw(args.out, args.photos, f"{report.name}.png"))
     report.write()
 
 

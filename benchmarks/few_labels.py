@@ -1,9 +1,9 @@
 """What is pre-training worth with few labels, and is HTTP's accuracy torch's?
 
-    python -m benchmarks.few_labels --name cifar10 --work /tmp/cifar10 \
-        --data cifar10-train.parquet --test cifar10-test.parquet --plan cifar10
+    python -m benchmarks.few_labels --name cifar10 --work /tmp/cifar10 --test cifar10-test.parquet -- \
+        --data cifar10-train.parquet --plan cifar10
 
-`python -m training.compare` with whatever of its flags is given, and beside its page a result that is small enough to
+`python -m training.compare` with the flags behind `--`, and beside its page a result that is small enough to
 keep. Then the first fine-tuned classifier with the most labels is exported, and names the test images over HTTP. What
 is done is not done again, so the same command goes on where it was stopped.
 """
@@ -36,10 +36,11 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="of the result")
     parser.add_argument("--work", type=Path, required=True, help="a folder for the comparison and the bundle")
     parser.add_argument("--test", type=Path, required=True, help="labeled images that the chosen runs look at once")
-    args, flags = parser.parse_known_args()
+    parser.add_argument("flags", nargs="*", help="behind --: those of training.compare, --data at least")
+    args = parser.parse_args()
     folder, bundle = args.work / "comparison", args.work / "bundle"
     report = Report(f"few_labels_{args.name}", __doc__ or "")
-    run_module(report, "compare", "training.compare", "--out", folder, "--test", args.test, *flags)
+    run_module(report, "compare", "training.compare", "--out", folder, "--test", args.test, *args.flags)
     found = Comparison(folder, json.loads((folder / COMPARE_FILE).read_text()))
     pretrained = Path(found.document["pretraining"]["run"])
     report.add("pre-training", pretraining_cost(pretrained))

@@ -21,7 +21,9 @@ SIDEBAR = {
         "docs/operations", "docs/deployment", "docs/kubernetes", "docs/scaling", "docs/engines", "docs/tensorrt",
         "docs/settings", "docs/metrics", "docs/security",
     ],
-    "Know why": ["benchmarks/README", "docs/architecture", "docs/decisions/README", "CONTRIBUTING", "CHANGELOG"],
+    "Know why": [
+        "docs/results", "benchmarks/README", "docs/architecture", "docs/decisions/README", "CONTRIBUTING", "CHANGELOG",
+    ],
 }  # fmt: skip
 # A page that leads to others in a folder: their names, as a pattern relative to it.
 CHAPTERS = {"docs/clients/index": "*", "benchmarks/README": "results/*", "docs/decisions/README": "[0-9]*"}

@@ -14,7 +14,7 @@ from tests.docs.output import matches
         ("a: ...\n  b\n", "a: what\never\nb"),
         ("took 1.5 s", "took 12 s"),
         ("...", ""),
-        ('{"digest": "71c7..."}', '{"digest": "71c7506e361a"}'),
+        ('{"digest": "0974..."}', '{"digest": "0974fba484b0"}'),
     ],
 )
 def test_alike(shown: str, printed: str) -> None:
