@@ -33,8 +33,8 @@ def test_from_files_to_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     train, test = make_images(tmp_path / "train", 12, seed=0), make_images(tmp_path / "test", 5, seed=1)
     command = [
         "few_labels", "--name", "colours", "--work", str(tmp_path / "work"), "--test", str(test), "--",
-        "--data", str(train), "--depth", "1", "--decoder-dim", "32", "--decoder-depth", "1", "--pretrain-epochs", "1", "--epochs", "2",
-        "--fractions", "0.5", "--seeds", "0", "1", "--blrs", "4e-3", "--device", "cpu",
+        "--data", str(train), "--depth", "1", "--decoder-dim", "32", "--decoder-depth", "1", "--pretrain-epochs", "1",
+        "--epochs", "2", "--fractions", "0.5", "--seeds", "0", "1", "--blrs", "4e-3", "--device", "cpu",
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", command)
     few_labels.main()
