@@ -64,7 +64,7 @@ def vector_of(url: str, name: str = "cat", **params: str) -> Vector:
 
 def figure(value: float) -> str:
     """Three digits that count, as JavaScript's toPrecision gives them."""
-    exponent = math.floor(math.log10(abs(value)))
+    exponent = int(f"{value:.2e}".split("e")[1])  # of the rounded number: 0.99999 is 1.00
     return f"{value:.{max(0, 2 - exponent)}f}".replace("-", "−")  # noqa: RUF001 - the sign that the page shows
 
 
