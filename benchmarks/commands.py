@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 from statistics import median
 
-from benchmarks.report import Report
+from benchmarks.report import Report, command_line
+from training.pages.record import read_record
 
 
 def run_module(report: Report, label: str, module: str, *arguments: object) -> None:
@@ -23,20 +23,19 @@ def run_module(report: Report, label: str, module: str, *arguments: object) -> N
             status = command.wait()  # it was interrupted too, and saves its state first
     if status:
         sys.exit(status)
-    # Where a file lies is this machine's affair; what it is called may say something.
-    shown = " ".join(Path(word).name if Path(word).is_absolute() else word for word in words)
-    report.add(f"{label}: `python -m {module} {shown}`", f"{time.perf_counter() - start:.0f} s")
+    report.add(f"{label}: `{command_line(module, words)}`", f"{time.perf_counter() - start:.0f} s")
 
 
 def metric(run: Path, name: str) -> float:
-    """Of a finished run, from its run.json."""
-    return float(json.loads((run / "run.json").read_text())["metrics"][name])
+    """Of a finished run."""
+    return read_record(run).metrics[name]
 
 
 def pretraining_cost(run: Path) -> str:
     """What a pre-training took, however often it was stopped: epochs, speed, and the hours that these come to."""
-    document = json.loads((run / "run.json").read_text())
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    speed = median(row["images_per_s"] for row in rows if "images_per_s" in row)
-    hours = document["epochs"] * document["data"]["num_images"] / speed / 3600
-    return f"{document['epochs']:g} epochs at {speed:.0f} img/s, {hours:.2g} hours"
+    record = read_record(run)
+    epochs, logged = record.document["epochs"], record.series("images_per_s")
+    assert logged is not None  # a run that is finished has steps
+    speed = median(logged[1])
+    hours = epochs * record.data["num_images"] / speed / 3600
+    return f"{epochs:g} epochs at {speed:.0f} img/s, {hours:.2g} hours"

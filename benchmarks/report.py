@@ -70,12 +70,16 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
     return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
+def command_line(module: str, arguments: Iterable[str]) -> str:
+    """`python -m module arguments`. Where a file lay is this machine's affair; what it was called may say something."""
+    words = (Path(argument).name if Path(argument).is_absolute() else argument for argument in arguments)
+    return " ".join(["python -m", module, *words])
+
+
 def _circumstances() -> list[str]:
     module = Path(sys.argv[0]).stem
-    # Where a file lay is this machine's affair; what it was called may say something.
-    arguments = (Path(argument).name if Path(argument).is_absolute() else argument for argument in sys.argv[1:])
     return [
-        f"command: `{' '.join(['python -m', f'benchmarks.{module}', *arguments])}`",
+        f"command: `{command_line(f'benchmarks.{module}', sys.argv[1:])}`",
         f"hardware: {_cpu()}, {_cores()} cores{_gpu()}",
         f"software: Python {platform.python_version()}, " + ", ".join(_versions()),
         f"date: {datetime.now(UTC):%Y-%m-%d}, commit {_commit()}",

@@ -70,7 +70,7 @@ def test_ctrl_c_waits_for_the_command_to_save(tmp_path: Path) -> None:
 def test_what_a_pretraining_took_is_its_images_by_its_speed(tmp_path: Path) -> None:
     document = {"epochs": 2.0, "data": {"num_images": 9000}, "metrics": {"reconstruction_loss": 0.5}}
     (tmp_path / "run.json").write_text(json.dumps(document))
-    rows = [{"images_per_s": speed} for speed in (1.0, 5.0, 6.0)] + [{"probe_top1": 0.1}]
+    rows = [{"epoch": 1.0, "images_per_s": speed} for speed in (1.0, 5.0, 6.0)] + [{"epoch": 2.0, "probe_top1": 0.1}]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert pretraining_cost(tmp_path) == "2 epochs at 5 img/s, 1 hours"
     assert metric(tmp_path, "reconstruction_loss") == 0.5
